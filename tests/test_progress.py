@@ -1,11 +1,12 @@
 """Progress is printed as plain lines, with a bar below them only on a terminal."""
 
+import json
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
-from thinktune.progress import no_bar, progress_bar
+from thinktune.progress import PROGRESS_FILE_VARIABLE, ProgressFile, ProgressReporter, no_bar, progress_bar
 
 
 def test_without_a_terminal_there_are_only_plain_lines(capsys):
@@ -43,3 +44,28 @@ def test_where_a_terminal_only_scrolls_there_is_no_bar(environment, capsys):
         say("step 1/10")
     assert bar is no_bar
     assert capsys.readouterr().out == "step 1/10\n"
+
+
+def test_long_work_keeps_a_whole_file_for_programs_that_watch_it(tmp_path, monkeypatch):
+    path = tmp_path / "progress.json"
+    with progress_bar(Console(force_terminal=False)) as (_, bar):
+        assert bar is no_bar, "nobody asks for a file"
+    monkeypatch.setenv(PROGRESS_FILE_VARIABLE, str(path))
+    monkeypatch.setattr("thinktune.progress.progress_file", ProgressFile())
+    with progress_bar(Console(force_terminal=False)) as (_, bar):
+        bar(3, 10, 7.0)
+        first = json.loads(path.read_text())
+        bar(4, 10, 6.0)  # within the same second
+        assert json.loads(path.read_text()) == first
+        bar(10, 10, 0.0)  # the end is always told
+    assert first | {"at": 0} == {"what": "steps", "done": 3, "total": 10, "seconds_left": 7.0, "waits": False, "at": 0}
+    assert json.loads(path.read_text())["done"] == 10
+    ProgressReporter(print, "rows", 8).update(2)
+    assert json.loads(path.read_text())["what"] == "rows"
+    assert [one.name for one in tmp_path.iterdir()] == ["progress.json"]
+
+
+def test_a_progress_file_that_cannot_be_written_harms_nothing(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(PROGRESS_FILE_VARIABLE, str(tmp_path / "file" / "progress.json"))
+    ProgressFile().write("rows", 1, 2, 3.0)

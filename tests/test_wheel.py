@@ -23,7 +23,7 @@ BESIDE_THE_PACKAGE = {
     "PKG-INFO",
     ".gitignore",
 }
-IMPORTS = "import thinktune, thinktune.cli, thinktune.commands, thinktune.demo, thinktune.export, thinktune.serve, thinktune.train; "
+IMPORTS = "import thinktune, thinktune.cli, thinktune.commands, thinktune.demo, thinktune.export, thinktune.serve, thinktune.studio, thinktune.train; "
 READS = "from importlib.resources import files; [files('thinktune.demo').joinpath(name).read_text() for name in ('base.yaml', 'facts.jsonl')]; "
 PLACE = "print(thinktune.__file__)"
 

@@ -119,11 +119,50 @@ def test_a_body_that_is_no_change_is_refused_with_a_sentence(client, body):
     )
 
 
+HOSTILE = [
+    '"\\ud800"',
+    "NaN",
+    "[" * 150 + "]" * 150,
+    '"\\u0000"',
+    '{"a": {"b": ["&x *y", "# no comment", "\\n---\\n"]}}',
+    '"' + "x" * 2**21 + '"',
+    "1e999",
+]
+
+
+@pytest.mark.parametrize("value", HOSTILE)
+@pytest.mark.parametrize("key", ["data.system", "data.columns", "x.y", "runs_folder"])
+def test_hostile_values_are_refused_or_read_back_as_they_are(client, folder, key, value):
+    digest = client.get("/studio/recipe/mine.yaml").json()["digest"]
+    body = f'{{"digest": "{digest}", "changes": {{"{key}": {value}}}}}'
+    answer = client.put("/studio/recipe/mine.yaml", content=body, headers={"content-type": "application/json"})
+    assert answer.status_code in (200, 400, 422)
+    text = (folder / "mine.yaml").read_text()
+    if answer.status_code == 200:
+        held = load_recipe(folder / "mine.yaml").model_dump()
+        for name in key.split("."):
+            held = held[name]
+        assert str(held) == json.loads(value)
+    else:
+        assert text == RECIPE
+
+
 def test_a_recipe_with_mistakes_is_shown_with_them(client, folder):
     (folder / "mine.yaml").write_text(RECIPE + "train: {epochs: no}\n")
     held = client.get("/studio/recipe/mine.yaml").json()
     assert held["values"] is None
     assert "mine.yaml:6: train.epochs" in held["mistakes"][0]
+
+
+def test_files_of_several_sources_are_told_apart(client, folder):
+    (folder / "more.jsonl").write_text("{}\n")
+    (folder / "mine.yaml").write_text(
+        "model: {name: base}\ndata:\n- name: rows.jsonl\n- {name: more.jsonl, share: 0.2, validation: 0}\n"
+    )
+    held = client.get("/studio/recipe/mine.yaml").json()
+    assert (held["rows"], held["sources"]) == (["rows.jsonl", "more.jsonl"], [0, 1])
+    put(client, digest=held["digest"], changes={"data.1.columns": {"question": "x", "answer": "y"}})
+    assert load_recipe(folder / "mine.yaml").sources[1].columns.question == "x"
 
 
 def test_what_check_says_is_named_in_both_languages_and_its_remedies_can_be_written():

@@ -4,6 +4,7 @@ import json
 import os
 import time
 
+import httpx
 import pytest
 from support.axe import EVERY_VIEW, violations
 from support.bases import make_base
@@ -184,6 +185,20 @@ def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value
         )
 
 
+def test_a_recipe_with_mistakes_is_mended_as_a_text(browser, folder, address):
+    (folder / "mine.yaml").write_text(RECIPE + "train: {epoch: 3}\n")
+    with open_page(browser, f"{address}/rows/mine.yaml") as page:
+        page.get_by_text("train.epoch: unknown key").wait_for()
+        text = page.get_by_label("The recipe as a text")
+        text.fill(RECIPE + "train: {epochs: none}\n")
+        page.get_by_role("button", name="Write this text").click()
+        page.get_by_text("train.epochs: is").wait_for()
+        text.fill(RECIPE + "train: {epochs: 3}  # three\n")
+        page.get_by_role("button", name="Write this text").click()
+        page.get_by_text("What n is read as").or_(page.get_by_label("What n is read as")).first.wait_for()
+        assert (folder / "mine.yaml").read_text() == RECIPE + "train: {epochs: 3}  # three\n"
+
+
 def test_time_disk_and_cost_are_told_at_the_price_of_an_hour(browser, address):
     with open_page(browser, f"{address}/plan/mine.yaml") as page:
         page.get_by_label("Price of an hour").fill("2.5")
@@ -230,7 +245,16 @@ def test_a_recipe_is_made_checked_and_looked_at_in_tokens_from_new_rows(browser,
         page.get_by_text("new.jsonl:2 ·").wait_for()
         page.get_by_role("button", name="On to the plan").click()
         page.get_by_role("button", name="Start training").wait_for()
-        assert page.get_by_role("button", name="Start training").is_enabled()
+        page.get_by_role("button", name="Start training").click()
+        page.wait_for_url("**/train/runs/new")
+        deadline = time.monotonic() + 120
+        while not (tmp_path / "runs/new").is_dir() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert (tmp_path / "runs/new").is_dir(), "the command line's own process trains"
+        for act in httpx.get(f"{address}/studio/acts").json()["acts"]:
+            while httpx.get(f"{address}/studio/acts/{act['id']}").json()["state"] in ("waiting", "running"):
+                httpx.post(f"{address}/studio/acts/{act['id']}/stop", json={})
+                time.sleep(1)
 
 
 @pytest.mark.slow

@@ -58,6 +58,13 @@ def test_a_file_that_breaks_off_leaves_nothing(client, folder):
     assert refused.status_code == 413
 
 
+def test_rows_under_a_key_are_listed_as_the_recipe_names_it(client, folder):
+    (folder / "two.json").write_text(json.dumps({"train": [{"q": "a"}], "test": [{"q": "b"}, {"q": "c"}]}))
+    assert client.get("/studio/rows/two.json").json()["mistakes"]
+    page = client.get("/studio/rows/two.json?key=test").json()
+    assert [row["cells"]["q"]["text"] for row in page["rows"]] == ["b", "c"]
+
+
 def test_one_row_is_shown_whole_by_number_and_by_place(client, folder):
     (folder / "rows.jsonl").write_text(json.dumps({"q": "x" * 9000}) + "\n" + json.dumps({"q": "two"}) + "\n")
     assert len(client.get("/studio/row/rows.jsonl?number=0").json()["cells"]["q"]["text"]) == 9000

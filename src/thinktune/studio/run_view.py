@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -66,27 +67,8 @@ def add_run_routes(app: FastAPI, studio: Studio) -> None:
 
     async def stream_run(name: str) -> Response:
         path = await run_in_threadpool(studio.folder.find_run, name)
-
-        async def events() -> AsyncGenerator[str]:
-            sent: Any = None
-            sent_at = time.monotonic()
-            while not studio.is_closing():
-                began = time.monotonic()
-                signature = await run_in_threadpool(run_signature, path)
-                if signature != sent:
-                    facts = await run_in_threadpool(facts_of, name, path)
-                    sent, sent_at = signature, time.monotonic()
-                    yield f"data: {json.dumps(facts, ensure_ascii=False)}\n\n"
-                    if facts["state"] == "finished":
-                        return
-                elif time.monotonic() - sent_at > ALIVE_SECONDS:
-                    sent_at = time.monotonic()
-                    yield ": alive\n\n"
-                ends_at = time.monotonic() + max(POLL_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME)
-                while time.monotonic() < ends_at and not studio.is_closing():
-                    await asyncio.sleep(CLOSING_SECONDS)
-
-        return StreamingResponse(events(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        events = _events(studio, path, partial(facts_of, name, path))
+        return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
 
     async def stop_run(name: str, request: Request) -> Response:
         await read_body(request, studio.limits)
@@ -98,6 +80,27 @@ def add_run_routes(app: FastAPI, studio: Studio) -> None:
     app.add_api_route("/studio/run-events/{name:path}", stream_run, summary="Stream a run's facts as they change.")
     app.add_api_route("/studio/run-stop/{name:path}", stop_run, methods=["POST"], summary="Ask a run to stop.")
     _add_shown_pages(app, studio)
+
+
+async def _events(studio: Studio, path: Path, read: Callable[[], dict[str, Any]]) -> AsyncGenerator[str]:
+    """Yield a run's facts as server-sent events, whenever its folder shows something else, until it is finished."""
+    sent: Any = None
+    sent_at = time.monotonic()
+    while not studio.is_closing():
+        began = time.monotonic()
+        signature = await run_in_threadpool(run_signature, path)
+        if signature != sent:
+            facts = await run_in_threadpool(read)
+            sent, sent_at = signature, time.monotonic()
+            yield f"data: {json.dumps(facts, ensure_ascii=False)}\n\n"
+            if facts["state"] == "finished":
+                return
+        elif time.monotonic() - sent_at > ALIVE_SECONDS:
+            sent_at = time.monotonic()
+            yield ": alive\n\n"
+        ends_at = time.monotonic() + max(POLL_SECONDS, (time.monotonic() - began) / SHARE_OF_TIME)
+        while time.monotonic() < ends_at and not studio.is_closing():
+            await asyncio.sleep(CLOSING_SECONDS)
 
 
 def _add_shown_pages(app: FastAPI, studio: Studio) -> None:

@@ -1,6 +1,7 @@
 """Verbs of the command line as a page asks for them: checked fields in, a list of arguments out, never a text."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -286,7 +287,7 @@ def _argument(path: str) -> str:
     return f"./{path}" if path.startswith(("-", "~")) else path
 
 
-def _options(values: dict[str, str | float | None]) -> list[str]:
+def _options(values: Mapping[str, str | float | None]) -> list[str]:
     """Return options as --name=value, so that no value can be taken for another option; those of None are left out."""
     return [f"--{name}={_text(value)}" for name, value in values.items() if value is not None]
 

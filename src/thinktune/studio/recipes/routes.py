@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from thinktune.config import ROW_FAULTS
+from thinktune.data.faults.decisions import decisions_file
 from thinktune.data.reading.containers import locate_part
 from thinktune.data.reading.sources import match_files
 from thinktune.errors import UserError
@@ -113,16 +114,19 @@ def _describe(folder: StudioFolder, name: str) -> dict[str, Any]:
         raise ApiError(400, "\n".join(error.faults)) from None
     except OSError:
         raise ApiError(400, f"{name} cannot be read; name a recipe's file") from None
-    rows = _row_files(folder, held.values or {})
-    size = sum((folder.path / each).stat().st_size for each in rows)
-    return asdict(held) | {"name": name, "rows": rows, "rows_bytes": size}
+    sources = _row_files(folder, held.values or {})
+    size = sum((folder.path / each).stat().st_size for each in sources)
+    return asdict(held) | {"name": name, "rows": list(sources), "sources": list(sources.values()), "rows_bytes": size}
 
 
-def _row_files(folder: StudioFolder, values: Mapping[str, Any]) -> list[str]:
-    """List the files of rows that a recipe names and that are below the folder; those of a hub are not looked up."""
+def _row_files(folder: StudioFolder, values: Mapping[str, Any]) -> dict[str, int]:
+    """List the files of rows that a recipe names and that are below the folder, each with the number of its source.
+
+    Those of a hub are not looked up.
+    """
     held = values.get("data", {})
-    found: list[str] = []
-    for source in held if isinstance(held, list) else [held]:
+    found: dict[str, int] = {}
+    for number, source in enumerate(held if isinstance(held, list) else [held]):
         if source.get("hub") or not source.get("name"):
             continue
         try:
@@ -130,8 +134,10 @@ def _row_files(folder: StudioFolder, values: Mapping[str, Any]) -> list[str]:
         except UserError:
             continue
         files = dict.fromkeys(locate_part(path).file.resolve() for path in paths)
-        found += [folder.name_of(path) for path in files if path.is_relative_to(folder.path)]
-    return found[:MAX_LISTED_FILES]
+        for path in files:
+            if path.is_relative_to(folder.path) and len(found) < MAX_LISTED_FILES:
+                found.setdefault(folder.name_of(path), number)
+    return found
 
 
 def _add_facts(app: FastAPI, studio: Studio) -> None:
@@ -143,7 +149,8 @@ def _add_facts(app: FastAPI, studio: Studio) -> None:
         if found is not None:
             act, facts = found
             files = [studio.folder.path / each for each in _describe(studio.folder, name)["rows"]]
-            value |= {"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files])}
+            decided = [file for file in map(decisions_file, files) if file.exists()]
+            value |= {"act": asdict(act), "facts": facts, "is_stale": is_stale(act, [path, *files, *decided])}
         return JSONResponse(value)
 
     def list_faults() -> Response:

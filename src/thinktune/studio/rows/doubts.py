@@ -20,7 +20,7 @@ _WRITING = threading.Lock()
 
 def doubts_folder(recipe: str) -> str:
     """Return the name of the folder for the doubts about a recipe's rows."""
-    return f"doubts/{Path(recipe).stem}"
+    return f"doubts/{Path(recipe).with_suffix('').as_posix().replace('/', '-')}"
 
 
 def read_doubts(folder: StudioFolder, recipe: str) -> dict[str, Any]:

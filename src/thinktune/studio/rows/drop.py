@@ -1,5 +1,6 @@
 """A file that is dropped on the page: written aside as it comes, then given its name, which no other file may have."""
 
+import asyncio
 import os
 import secrets
 import shutil
@@ -14,6 +15,7 @@ from thinktune.files import ROW_FILE_ENDINGS, describe_system_error, fsync_folde
 from thinktune.http import ApiError
 
 MAX_FILE_BYTES = 16 * 2**30
+PIECE_SECONDS = 60  # between two pieces of a file
 LEAST_FREE_BYTES = 2**28  # of the disk, which a dropped file leaves
 
 
@@ -57,7 +59,7 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
 async def _write(partial: Path, pieces: AsyncIterator[bytes], name: str) -> int:
     written = 0
     with partial.open("xb") as file:
-        async for piece in pieces:
+        while (piece := await _next(pieces, name)) is not None:
             written += len(piece)
             if written > MAX_FILE_BYTES:
                 raise ApiError(413, f"{name} is larger than {MAX_FILE_BYTES // 2**30} GiB; copy it into the folder")
@@ -65,6 +67,15 @@ async def _write(partial: Path, pieces: AsyncIterator[bytes], name: str) -> int:
         file.flush()
         await run_in_threadpool(os.fsync, file.fileno())
     return written
+
+
+async def _next(pieces: AsyncIterator[bytes], name: str) -> bytes | None:
+    """Return the next piece, None after the last; raises ApiError (408) where it does not come."""
+    try:
+        async with asyncio.timeout(PIECE_SECONDS):
+            return await anext(pieces, None)
+    except TimeoutError:
+        raise ApiError(408, f"{name}: nothing came for {PIECE_SECONDS} s; drop it again") from None
 
 
 def _give_name(partial: Path, target: Path) -> None:

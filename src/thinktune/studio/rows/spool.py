@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 from thinktune.data.reading.readers import read_rows
 from thinktune.data.types import RawRow
@@ -62,7 +62,7 @@ class RowSpool:
         self._mistakes: tuple[str, ...] = ()
         self._finished = self._closed = False
         self._changed = threading.Condition()
-        self._file: BinaryIO = tempfile.TemporaryFile(prefix="thinktune-rows-", buffering=2**20)  # noqa: SIM115
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="thinktune-rows-", buffering=2**20)  # noqa: SIM115
         self._searches: OrderedDict[str, _Search] = OrderedDict()
         self._searching = threading.Lock()
         threading.Thread(target=self._copy, args=(path, name, rows_key), daemon=True).start()
@@ -159,7 +159,11 @@ class RowSpool:
 
     def _publish(self, ends: Sequence[int], mistakes: tuple[str, ...] = (), *, finished: bool = False) -> None:
         """Show the rows that end at these places to those who wait for them."""
-        self._file.flush()
+        try:
+            self._file.flush()
+        except OSError as error:  # the disk is full: those rows are not in the copy
+            ends, mistakes = (), (f"the copy of these rows cannot be written ({error.strerror}); free some space",)
+            finished = self._closed = True
         with self._changed:
             self._offsets.extend(ends)
             self._mistakes, self._finished = mistakes, finished

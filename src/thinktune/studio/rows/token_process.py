@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from thinktune.config.loading import load_recipe
+from thinktune.config import load_recipe
 from thinktune.data import Prepared
 from thinktune.data.dataset import select
 from thinktune.data.rows_first import prepare_rows_first

@@ -65,7 +65,9 @@ export function BeforeAfter({ doubt, policy }) {
 function PolicySelect({ fault, policy, change }) {
   const words = useWords(file);
   const language = useLanguage();
-  const choose = (event) => change({ [`data.faults.${fault.fault}`]: event.target.value });
+  const choose = async ({ target }) => {
+    if (!(await change({ [`data.faults.${fault.fault}`]: target.value }))) target.value = policy; // as the file still says
+  };
   return html`<label>${words.policy} <select value=${policy} aria-label=${words.policyOf(fault.name[language])} onChange=${choose}>
     ${fault.policies.map((each) => html`<option key=${each.policy} value=${each.policy} selected=${each.policy === policy}>${each[language]}${each.policy === fault.default ? ` · ${words.usual}` : ''}</option>`)}
   </select></label>`;

@@ -5,6 +5,7 @@ import { html, useEffect, useState } from '../libraries/preact.js';
 import { get, inPath } from '../server.js';
 import * as file from '../words/rows.js';
 import { Problem } from './problem.js';
+import { keyQuery } from './raw-rows.js';
 import { visible } from './visible.js';
 
 const PARTS = ['question', 'reasoning', 'answer', 'system', 'messages', 'keypoint', 'mode', 'label'];
@@ -38,14 +39,16 @@ function settingsOf(parts, columns, roles) {
 /** Show the table for the file of rows of a recipe; `read` is the mapping that `check` found. */
 export function Mapping({ recipe, rows, read, change, busy }) {
   const words = useWords(file);
-  const data = Array.isArray(recipe.values.data) ? recipe.values.data[0] : recipe.values.data;
+  const listed = Array.isArray(recipe.values.data);
+  const source = recipe.sources[recipe.rows.indexOf(rows)] ?? 0;
+  const data = listed ? recipe.values.data[source] : recipe.values.data;
   const now = partsOf(read ?? data.columns, data.ignore);
   const [edited, setEdited] = useState(null);
   const [examples, setExamples] = useState({ columns: [], rows: [], error: null });
   useEffect(() => {
     let gone = false;
     if (!rows) return undefined; // of a hub
-    get(`studio/rows/${inPath(rows)}?count=${EXAMPLES}`).then(
+    get(`studio/rows/${inPath(rows)}?count=${EXAMPLES}${keyQuery(data.rows)}`).then(
       (page) => gone || setExamples({ columns: page.columns, rows: page.rows, error: null }),
       (error) => gone || setExamples({ columns: [], rows: [], error }),
     );
@@ -55,7 +58,11 @@ export function Mapping({ recipe, rows, read, change, busy }) {
   const columns = [...new Set([...examples.columns, ...Object.keys(parts)])];
   const choose = (column) => (event) => setEdited({ ...parts, [column]: event.target.value });
   const twice = PARTS.find((part) => !OF_MANY_COLUMNS.includes(part) && columns.filter((column) => parts[column] === part).length > 1);
-  const save = async () => (await change(settingsOf(parts, columns, data.columns?.roles))) && setEdited(null);
+  const save = async () => {
+    const settings = Object.entries(settingsOf(parts, columns, data.columns?.roles));
+    const keyed = settings.map(([key, value]) => [listed ? key.replace('data.', `data.${source}.`) : key, value]);
+    if (await change(Object.fromEntries(keyed))) setEdited(null);
+  };
   const cells = (column) => examples.rows.map((row) => row.cells[column]).filter(Boolean);
   return html`<${Problem} error=${examples.error} />
     <div class="scroll" tabindex="0" role="group" aria-label=${words.mapping}><table class="mapping">

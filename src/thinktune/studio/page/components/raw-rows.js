@@ -15,8 +15,11 @@ const OVERSCAN = 4;
 const SEARCH_AFTER_MS = 300;
 const GROWS_MS = 1500;
 
+/** Name the key under which the rows of a JSON file are, where the recipe names one (`data.rows`). */
+export const keyQuery = (rowsKey) => (rowsKey ? `&key=${encodeURIComponent(rowsKey)}` : '');
+
 /** Return pages of rows as they are asked for: {total, found, columns, whole, error, row(number), want(first, last)}. */
-function usePages(name, search) {
+function usePages(name, search, rowsKey) {
   const [, redraw] = useState(0);
   const held = useRef(null);
   const key = `${name}\n${search}`;
@@ -26,7 +29,7 @@ function usePages(name, search) {
     if (now.asked.has(page)) return;
     now.asked.add(page);
     try {
-      const value = await get(`studio/rows/${inPath(name)}?from=${page * PAGE}&count=${PAGE}&search=${encodeURIComponent(search)}`);
+      const value = await get(`studio/rows/${inPath(name)}?from=${page * PAGE}&count=${PAGE}&search=${encodeURIComponent(search)}${keyQuery(rowsKey)}`);
       const { rows, total, found, columns, is_whole: whole, mistakes } = value;
       Object.assign(now, { total, found, columns, whole, mistakes, error: null });
       now.pages.set(page, rows);
@@ -57,13 +60,13 @@ function usePages(name, search) {
 }
 
 /** Show the rows of a file with a search. */
-export function RawRows({ name }) {
+export function RawRows({ name, rowsKey = null }) {
   const words = useWords(file);
   const language = useLanguage();
   const [typed, setTyped] = useState('');
   const [search, setSearch] = useState('');
   const [open, setOpen] = useState(null);
-  const pages = usePages(name, search);
+  const pages = usePages(name, search, rowsKey);
   useEffect(() => {
     const timer = setTimeout(() => setSearch(typed), SEARCH_AFTER_MS);
     return () => clearTimeout(timer);
@@ -76,7 +79,7 @@ export function RawRows({ name }) {
     <${Problem} error=${pages.error} />
     ${pages.mistakes.map((line) => html`<p class="problem" role="alert" lang="en">${line}</p>`)}
     <${VirtualList} key=${`${name}\n${search}`} pages=${pages} onOpen=${setOpen} />
-    ${open && html`<${RowDialog} name=${name} place=${open} last=${pages.total - 1} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
+    ${open && html`<${RowDialog} name=${name} rowsKey=${rowsKey} place=${open} last=${pages.total - 1} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
   </div>`;
 }
 
@@ -145,11 +148,11 @@ function RawRow({ place, row, size, isActive, onClick }) {
 }
 
 /** One row, whole, with the rows before and after it; `place` is {number} or {source}, as in rows.jsonl:12. */
-export function RowDialog({ name, place, last = Infinity, onClose, onMove }) {
+export function RowDialog({ name, rowsKey = null, place, last = Infinity, onClose, onMove }) {
   const words = useWords(file);
   const dialog = useRef(null);
   const [state, setState] = useState({ row: null, error: null });
-  const query = place.source ? `source=${encodeURIComponent(place.source)}` : `number=${place.number}`;
+  const query = (place.source ? `source=${encodeURIComponent(place.source)}` : `number=${place.number}`) + keyQuery(rowsKey);
   useEffect(() => {
     let gone = false;
     get(`studio/row/${inPath(name)}?${query}`).then((row) => gone || setState({ row, error: null }), (error) => gone || setState({ row: null, error }));

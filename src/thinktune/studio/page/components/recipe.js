@@ -11,8 +11,8 @@ const REFRESH_MS = 4000;
 const DOUBTS_UP_TO_BYTES = 20 * 2 ** 20; // of rows, which are then looked through for doubtful ones with every check
 
 /**
- * Return a recipe with `change(settings)`, which writes settings by key (null takes one out) and returns whether it did;
- * what the server says against it is in `problem`.
+ * Return a recipe with `change(settings)`, which writes settings by key (null takes one out), and `rewrite(text)`; both
+ * return whether it was written, and what the server says against it is in `problem`.
  */
 export function useRecipe(name) {
   const path = name ? `studio/recipe/${inPath(name)}` : null;
@@ -23,10 +23,10 @@ export function useRecipe(name) {
   useEffect(() => {
     if (recipe) digest.current = recipe.digest;
   }, [recipe]);
-  const write = async (changes) => {
+  const write = async (asked) => {
     setState({ problem: null, busy: true });
     try {
-      digest.current = (await send('PUT', path, { digest: digest.current, changes })).digest;
+      digest.current = (await send('PUT', path, { digest: digest.current, ...asked })).digest;
       setState({ problem: null, busy: false });
       refreshAll();
       return true;
@@ -36,9 +36,14 @@ export function useRecipe(name) {
       return false;
     }
   };
-  const change = (changes) => (last.current = last.current.then(() => write(changes))); // one after the other
-  return { recipe, error, change, ...state };
+  const inTurn = (asked) => (last.current = last.current.then(() => write(asked)));
+  const change = (changes) => inTurn({ changes: Array.isArray(recipe.own.data) ? ofFirstSource(changes) : changes });
+  const rewrite = (text) => inTurn({ text });
+  return { recipe, error, change, rewrite, ...state };
 }
+
+/** Where `data` is a list, its settings are those of its first source, which are one's own rows. */
+const ofFirstSource = (changes) => Object.fromEntries(Object.entries(changes).map(([key, value]) => [key.replace(/^data\.(?!\d)/, 'data.0.'), value]));
 
 /** Return what `check` last said: {facts, act, is_stale, running}, or null until that is known. */
 export const useFacts = (name) => useServer(name ? `studio/facts/${inPath(name)}` : null, REFRESH_MS).value;
@@ -50,7 +55,7 @@ export function checkVerb(recipe, overrides = []) {
 }
 
 /** The folder in which `check --doubts` puts the doubtful rows of a recipe. */
-export const doubtsFolder = (name) => `doubts/${name.split('/').pop().replace(/\.ya?ml$/i, '')}`;
+export const doubtsFolder = (name) => `doubts/${name.replace(/\.ya?ml$/i, '').replaceAll('/', '-')}`;
 
 /** Show the state of a check: not made, running, made before the last change, or made; with the button that checks. */
 export function CheckState({ recipe, facts, overrides = [] }) {
@@ -101,4 +106,16 @@ export function Mistakes({ recipe }) {
   if (!recipe?.mistakes.length) return null;
   return html`<section class="card" role="alert"><h2>${words.mistakes}</h2>
     <ul class="advice">${recipe.mistakes.map((line) => html`<li key=${line} class="stop" lang="en">${line}</li>`)}</ul></section>`;
+}
+
+/** The recipe's file as a text to edit; it is checked as a file is before it is written. */
+export function RecipeText({ recipe, rewrite, busy, open = false }) {
+  const words = useWords(file);
+  const [edited, setEdited] = useState(null);
+  const save = async () => (await rewrite(edited)) && setEdited(null);
+  return html`<details class="recipe-text" open=${open}><summary>${words.text}</summary>
+    <textarea aria-label=${words.text} rows="18" spellcheck=${false} value=${edited ?? recipe.text} onInput=${(event) => setEdited(event.target.value)}></textarea>
+    ${edited !== null && html`<p class="actions"><button type="button" onClick=${() => setEdited(null)}>${words.undo}</button>
+      <button type="button" class="strong" disabled=${busy} onClick=${save}>${words.writeText}</button></p>`}
+  </details>`;
 }

@@ -26,14 +26,12 @@ export function Settings({ recipe, facts, change, busy }) {
   const language = useLanguage();
   const [edited, setEdited] = useState({});
   const { values } = recipe;
-  const listed = Array.isArray(values.data);
   const byRows = values.expert?.rows_per_step;
   const set = (key) => (event) => setEdited({ ...edited, [key]: event.target.value });
   const changed = Object.fromEntries(Object.entries(edited).filter(([key, text]) => text !== '' && Number(text) !== valueOf(values, key)));
   const write = async (event) => {
     event.preventDefault();
-    const inList = (key) => (listed && key.startsWith('data.') ? key.replace('data.', 'data.0.') : key);
-    const settings = Object.fromEntries(Object.entries(changed).map(([key, text]) => [inList(key), Number(text)]));
+    const settings = Object.fromEntries(Object.entries(changed).map(([key, text]) => [key, Number(text)]));
     if ('train.tokens_per_step' in settings && byRows) settings['expert.rows_per_step'] = null;
     if (await change(settings)) setEdited({});
   };

@@ -6,7 +6,7 @@ import { Command } from '../components/command.js';
 import { Cost } from '../components/cost.js';
 import { CardChoice, ModelChoice } from '../components/models.js';
 import { Problem } from '../components/problem.js';
-import { Advice, CheckState, Mistakes, quote, useFacts, useRecipe } from '../components/recipe.js';
+import { Advice, CheckState, Mistakes, quote, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
 import { belongs, Settings, SETTINGS } from '../components/settings.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
@@ -30,13 +30,13 @@ function Choose() {
 
 function RecipePlan({ name }) {
   const words = useWords(file);
-  const { recipe, error, change, problem, busy } = useRecipe(name);
+  const { recipe, error, change, rewrite, problem, busy } = useRecipe(name);
   const checked = useFacts(name);
   const [card, setCard] = useState(null);
   if (!recipe) return html`<h1>${name}</h1><${Problem} error=${error} />${!error && html`<p class="small">${words.loading}</p>`}`;
   const facts = checked?.facts;
   const { values } = recipe;
-  if (!values) return html`<h1>${name}</h1><${Mistakes} recipe=${recipe} />`;
+  if (!values) return html`<h1>${name}</h1><${Mistakes} recipe=${recipe} /><${Problem} error=${problem} /><${RecipeText} recipe=${recipe} rewrite=${rewrite} busy=${busy} open />`;
   const planned = facts?.plan?.card && facts.plan.card !== 'cpu' ? facts.plan.card : '';
   const wanted = card ?? values.plan?.card ?? '';
   const overrides = wanted && wanted !== values.plan?.card ? [`plan.card=${wanted}`] : [];
@@ -56,6 +56,7 @@ function RecipePlan({ name }) {
       <${CheckState} recipe=${recipe} facts=${checked} overrides=${overrides} />
       ${facts && html`<${Cost} facts=${facts} />`}
       ${facts?.plan && html`<${CardTable} plan=${facts.plan} />`}</section>
+    <${RecipeText} recipe=${recipe} rewrite=${rewrite} busy=${busy} />
     <${Start} name=${name} checked=${checked} recipe=${recipe} change=${change} />`;
 }
 

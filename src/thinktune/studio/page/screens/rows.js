@@ -9,7 +9,7 @@ import { Lengths } from '../components/lengths.js';
 import { Mapping } from '../components/mapping.js';
 import { Problem } from '../components/problem.js';
 import { RawRows, RowDialog } from '../components/raw-rows.js';
-import { Advice, CheckState, Mistakes, quote, useFacts, useRecipe } from '../components/recipe.js';
+import { Advice, CheckState, Mistakes, quote, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
 import { Tokens } from '../components/tokens.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useState } from '../libraries/preact.js';
@@ -75,7 +75,7 @@ function Made({ id }) {
 
 function RecipeRows({ name }) {
   const words = useWords(file);
-  const { recipe, error, change, problem, busy } = useRecipe(name);
+  const { recipe, error, change, rewrite, problem, busy } = useRecipe(name);
   const checked = useFacts(name);
   const { value: catalogue } = useServer('studio/faults');
   const { value: found, refresh: lookAgain } = useServer(recipe ? `studio/doubts/${inPath(name)}` : null);
@@ -87,30 +87,32 @@ function RecipeRows({ name }) {
   if (!recipe) return html`<h1>${name}</h1><${Problem} error=${error} />${!error && html`<p class="small">${words.loading}</p>`}`;
   const files = recipe.rows;
   const raw = files.includes(rowsFile) ? rowsFile : files[0];
+  const dataOf = (one) => [recipe.values?.data ?? {}].flat()[recipe.sources[files.indexOf(one)] ?? 0];
   const show = (source) => {
     const holds = (one) => [':', '['].some((mark) => source.startsWith(one.split('/').pop() + mark));
     const found = files.find(holds);
-    if (found) setShown({ name: found, place: { source } });
+    if (found) setShown({ name: found, rowsKey: dataOf(found).rows, place: { source } });
   };
   const choose = (next) => {
     setView(next);
     replaceQuery(next === VIEWS[0] ? {} : { view: next });
   };
-  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show };
+  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show, rowsKey: raw && dataOf(raw).rows };
   return html`<h1>${name}</h1>
     <${Mistakes} recipe=${recipe} /><${Problem} error=${problem} />
+    ${!recipe.values && html`<${RecipeText} recipe=${recipe} rewrite=${rewrite} busy=${busy} open />`}
     ${recipe.values && html`<${CheckState} recipe=${recipe} facts=${checked} />`}
     ${checked?.facts && html`<${Account} facts=${checked.facts} /><${Advice} sentences=${checked.facts.stops} kind="stop" change=${change} />`}
-    <nav class="views" aria-label=${words.viewsLabel}><ul>${VIEWS.map((each) => html`<li key=${each}>
-      <button type="button" aria-current=${each === view ? 'true' : null} onClick=${() => choose(each)}>${words.views[each]}</button></li>`)}</ul></nav>
+    ${recipe.values && html`<nav class="views" aria-label=${words.viewsLabel}><ul>${VIEWS.map((each) => html`<li key=${each}>
+      <button type="button" aria-current=${each === view ? 'true' : null} onClick=${() => choose(each)}>${words.views[each]}</button></li>`)}</ul></nav>`}
     ${files.length > 1 && ['read', 'raw'].includes(view) && html`<p><label>${words.file} <select value=${raw} onChange=${(event) => setRowsFile(event.target.value)}>${files.map((one) => html`<option key=${one}>${one}</option>`)}</select></label></p>`}
-    ${recipe.values ? html`<${View} view=${view} ...${shared} />` : raw && html`<${RawRows} name=${raw} />`}
-    <p><button type="button" class="strong" onClick=${() => go(addressOf('plan', name))}>${words.onToPlan}</button></p>
+    ${recipe.values && html`<${View} view=${view} ...${shared} />
+      <p><button type="button" class="strong" onClick=${() => go(addressOf('plan', name))}>${words.onToPlan}</button></p>`}
     ${shown && html`<${RowDialog} ...${shown} onClose=${() => setShown(null)} onMove=${(number) => setShown({ ...shown, place: { number } })} />`}`;
 }
 
 /** One of the views of a recipe's rows. */
-function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show }) {
+function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show, rowsKey }) {
   const words = useWords(file);
   const last = (path) => path?.split('/').pop();
   const read = raw ? facts?.files?.find((one) => last(one.path) === last(raw)) : facts?.files?.[0];
@@ -124,7 +126,7 @@ function View({ view, name, recipe, checked, facts, catalogue, doubts, change, b
     case 'doubts':
       return html`<h2>${words.doubts}</h2><${Doubts} name=${name} doubts=${doubts} running=${checked?.running} onShow=${show} />`;
     case 'raw':
-      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
+      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} rowsKey=${rowsKey} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
     default:
       return html`${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
           ${read && html`<p class="small" lang="en">${read.format}</p>`}

@@ -7,7 +7,7 @@ export const en = {
   beginLong: 'Questions and answers, with reasoning if you have it, in any usual form: JSONL, JSON, CSV, Parquet, Excel or a zip. Drop a file, and the studio finds out what is in it, what is wrong with it, and what can be trained.',
   chooseRows: 'Choose rows',
   newRows: 'New rows',
-  going: 'What goes on',
+  going: 'Running now',
   cards: 'Cards',
   noCard: 'No NVIDIA card found: training runs on the CPU, or on another accelerator that torch finds.',
   card: (card, memory) => `${card}: ${memory}`,

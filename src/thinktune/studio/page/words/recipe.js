@@ -7,6 +7,9 @@ export const en = {
   stale: 'The recipe or its rows have changed since this was checked.',
   write: (change) => `Write ${change}`,
   mistakes: 'The recipe has mistakes',
+  text: 'The recipe as a text',
+  writeText: 'Write this text',
+  undo: 'Undo',
   about: {
     'train.learning_rate': 'The learning rate is unusual.',
     'train.epochs': 'More passes than such a model needs.',
@@ -24,6 +27,9 @@ export const zh = {
   stale: '检查之后，配方或数据有改动。',
   write: (change) => `写入 ${change}`,
   mistakes: '配方有错误',
+  text: '配方原文',
+  writeText: '写入原文',
+  undo: '撤销',
   about: {
     'train.learning_rate': '学习率不在常见范围内。',
     'train.epochs': '轮数超过这类模型的需要。',

@@ -141,10 +141,11 @@ def shown(value: object, language: Language) -> str:
 
 def fault_rows(language: Language) -> str:
     """Return a table row for each fault; the first policy is the default."""
-    return "".join(
-        f"| `{name}` | **{kind.default}**{''.join(f', {policy}' for policy in kind.policies[1:])} | {translate(kind.meaning, language)} |\n"
-        for name, kind in ROW_FAULTS.items()
-    )
+    rows: list[str] = []
+    for name, kind in ROW_FAULTS.items():
+        others = "".join(f", {policy}" for policy in kind.policies[1:])
+        rows.append(f"| `{name}` | **{kind.default}**{others} | {translate(kind.meaning, language)} |\n")
+    return "".join(rows)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class _Translation:
             english, chinese = found.group(), _JOINS[found.group()]
             left, right = text[: found.start() + (english == ". ")], text[found.end() :]  # a sentence has its stop
             before, after = self.translate(left), self.translate(right)
-            if before != left and after != right:
+            if before != left and after != right and not (english == ": " and before[-1].isascii()):
                 yield f"{before.removesuffix(chinese)}{chinese}{after}"
             elif (before != left or after != right) and not _is_sentence(before + english + after):
                 yield f"{before.removesuffix('.') if english == '. ' else before}{english}{after}"

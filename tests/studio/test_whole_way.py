@@ -126,7 +126,7 @@ def test_from_an_empty_folder_to_a_model_that_answers(browser, outside, language
             train(page, reader, words, take)
             said = prove_talk_and_take_home(page, reader, words, take)
             reader.press(words["common"]["home"], "link")
-            page.get_by_role("link", name="own", exact=True).wait_for()
+            page.get_by_role("link", name="runs/own").wait_for()
             take("home")
         except BaseException:
             pictures.take(page, "failed")

@@ -85,7 +85,11 @@ class Keys:
 
     def choose(self, name, option):
         self._reach(name)
-        self.page.keyboard.type(option)
+        for _ in range(20):
+            if self.page.evaluate("document.activeElement.selectedOptions[0].text") == option:
+                return
+            self.page.keyboard.press("ArrowDown")
+        raise AssertionError(f"{name} has no {option}")
 
     def ask(self, question):
         self._reach(None, id="question")

@@ -1,10 +1,12 @@
-"""Errors in the form of each API, found by the address that was asked."""
+"""Errors in the form of each API, found by the address that was asked, and in the language of who asked."""
 
 from typing import Any
 
+from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from thinktune.http.errors import ApiError
+from thinktune.translation import Language, translate
 
 MESSAGES_PATH, OLLAMA_PATH = "/v1/messages", "/api/"
 ANTHROPIC_TYPES = {
@@ -43,4 +45,10 @@ def in_form_of(error: ApiError, scope: Scope) -> ApiError:
     path = path.removeprefix(root) if path.startswith(f"{root}/") else path
     kind = AnthropicError if path == MESSAGES_PATH or path.startswith(f"{MESSAGES_PATH}/") else ApiError
     kind = OllamaError if path.startswith(OLLAMA_PATH) else kind
-    return kind(error.status, str(error), code=error.code, param=error.param)
+    sentence = translate(str(error), language_of(scope))
+    return kind(error.status, sentence, code=error.code, param=error.param)
+
+
+def language_of(scope: Scope) -> Language:
+    """Return the language that a page of ours asks for; English where nobody does, as programs."""
+    return "zh" if Headers(scope=scope).get("accept-language", "").lower().startswith("zh") else "en"

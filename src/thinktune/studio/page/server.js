@@ -22,7 +22,8 @@ export function useKeyFromNowOn(key) {
 /** Fetch an address below the root, as in 'studio/home'; throws ServerError with the server's sentence. */
 export async function call(path, options = {}) {
   const key = sessionStorage.getItem(KEY);
-  const headers = { ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
+  // Refusals come in the reader's language.
+  const headers = { 'accept-language': document.documentElement.lang, ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
   const response = await fetch(root + path, { ...options, headers }).catch((error) => {
     throw error.name === 'AbortError' ? error : new ServerError(UNREACHABLE, error.message);
   });

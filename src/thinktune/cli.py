@@ -437,7 +437,7 @@ def studio(
     allow_host: arguments.AllowHosts = None,
     root_path: arguments.RootPath = "",
 ) -> None:
-    """Open the whole way in a browser: rows, plan, training, proof, talk. What it starts goes on without it."""
+    """Do everything in a browser: rows, plan, training, proof, talk. What you start there keeps running without it."""
     with captured_output():
         from thinktune.http.listening import find_access_here
         from thinktune.studio import run_studio

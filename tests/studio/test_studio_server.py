@@ -106,3 +106,13 @@ def test_the_libraries_are_those_of_the_lock_file():
     assert set(named) == {name.removeprefix("libraries/") for name in page if name.startswith("libraries/")}
     for name, digest in named.items():
         assert hashlib.sha256(page[f"libraries/{name}"]).hexdigest() == digest
+
+
+def test_a_page_that_is_read_in_chinese_gets_chinese_sentences(client):
+    chinese = {"accept-language": "zh-CN"}
+    assert "没有任务 'none'" in client.get("/studio/acts/none", headers=chinese).json()["error"]["message"]
+    assert "there is no act 'none'" in client.get("/studio/acts/none").json()["error"]["message"]
+    texts = ["runs/one is not training on this machine, so there is nothing to stop", "a row's own text: 42"]
+    said = client.post("/studio/sentences", json={"texts": texts}).json()["texts"]
+    assert said == ["runs/one 没有在这台机器上训练，没有可停止的", texts[1]]
+    assert client.post("/studio/sentences", json={"texts": ["x"] * 501}).status_code == 400

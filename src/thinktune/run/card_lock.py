@@ -27,7 +27,7 @@ def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]
     """
     if os.name != "posix":
         if wait:
-            raise UserError("--wait: works on POSIX systems alone; leave it out, and start runs one after the other")
+            raise UserError("--wait: works only on POSIX systems; leave it out, and start runs one after the other")
         yield
         return
     folder = cache_folder().parent / "cards"

@@ -41,14 +41,14 @@ class StudioFolder:
         """
         parts = name.replace("\\", "/").split("/")
         if not name or "\0" in name or name.startswith(("/", "\\")) or Path(name).is_absolute():
-            raise ApiError(400, f"{name!r} is no name in this folder; give the path from {self.path.name} on")
+            raise ApiError(400, f"{name!r} is not a name in this folder; give the path from {self.path.name} on")
         if any(part.startswith(".") and part != "." for part in parts):
             raise ApiError(400, f"{name!r} leaves this folder or is hidden; name a file or a folder below it")
         try:
             found = (self.path / name).resolve()
             there = found.exists()
         except (OSError, ValueError):
-            raise ApiError(400, f"{name[:200]!r} can be no file's name") from None
+            raise ApiError(400, f"{name[:200]!r} cannot be the name of a file") from None
         if not found.is_relative_to(self.path):
             raise ApiError(400, f"{name!r} is a link out of this folder; copy what it names into the folder")
         if not there and not new:
@@ -95,7 +95,7 @@ class StudioFolder:
         """Return a run's folder; raises ApiError (404) where it is none."""
         path = self.resolve(name)
         if not RunFolder(path).is_run:
-            raise ApiError(404, f"{name} is no run's folder; start it with: thinktune train RECIPE")
+            raise ApiError(404, f"{name} is not a run folder; start a run with: thinktune train RECIPE")
         return path
 
 

@@ -56,7 +56,7 @@ def add_home_routes(app: FastAPI, studio: Studio) -> None:
         lines = [_line(studio, name) for name in ordered[first : first + count]]
         return JSONResponse({"runs": lines, "total": len(names)})
 
-    app.add_api_route("/studio/home", show_home, summary="Show what the folder holds and what goes on in it.")
+    app.add_api_route("/studio/home", show_home, summary="Show what the folder holds and what runs in it.")
     app.add_api_route("/studio/runs", list_runs, summary="List runs, page by page.")
 
 

@@ -108,20 +108,20 @@ def _add_shown_pages(app: FastAPI, studio: Studio) -> None:
         if not hmac.compare_digest(ticket, _ticket(studio, name)):
             raise ApiError(404, "this address is no longer valid; open the page from the studio again")
         if not name.endswith(".html"):
-            raise ApiError(400, f"{name} is no page")
+            raise ApiError(400, f"{name} is not a page")
         return HTMLResponse(studio.folder.resolve(name).read_bytes())
 
     def link_page(name: str) -> Response:
         path = studio.folder.resolve(name)
         if path.suffix != ".html" or not path.is_file():
-            raise ApiError(400, f"{name} is no page")
+            raise ApiError(400, f"{name} is not a page")
         return JSONResponse({"address": shown_page_address(studio, name)})
 
     def link_comparison(run: Annotated[list[str], Query(max_length=20)]) -> Response:
         return link_page(studio.folder.name_of(comparison_path([studio.folder.find_run(one) for one in run])))
 
     app.add_api_route("/studio/comparison", link_comparison, summary="Return the address of a page that compares runs.")
-    app.add_api_route("/shown/{ticket}/{name:path}", show_page, summary="Show a page that lies in the folder.")
+    app.add_api_route("/shown/{ticket}/{name:path}", show_page, summary="Show a page of the folder.")
     app.add_api_route("/studio/page-link/{name:path}", link_page, summary="Return the address that shows a page.")
 
 

@@ -35,6 +35,7 @@ from thinktune.studio.proof_view import add_proof_routes
 from thinktune.studio.recipes import add_recipe_routes
 from thinktune.studio.rows import add_rows_routes
 from thinktune.studio.run_view import add_run_routes
+from thinktune.studio.sentences import add_sentence_routes
 from thinktune.studio.studio import Studio
 from thinktune.studio.take_home_view import add_take_home_routes
 from thinktune.studio.talk import add_talk_routes
@@ -64,6 +65,7 @@ def make_studio_app(
     _add_page(app, access.root_path)
     add_act_routes(app, studio)
     add_home_routes(app, studio)
+    add_sentence_routes(app, studio)
     add_way_routes(app, studio)
     add_run_routes(app, studio)
     add_proof_routes(app, studio)

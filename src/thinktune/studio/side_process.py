@@ -31,7 +31,7 @@ def ask_process(module: str, arguments: Sequence[str], folder: Path, seconds: fl
         except subprocess.TimeoutExpired:
             raise ApiError(504, f"this takes longer than {seconds:g} s; try again, or use the command line") from None
         except (ValueError, IndexError, OSError):
-            raise ApiError(500, "a process of the studio failed; check the recipe, which says what is wrong") from None
+            raise ApiError(500, "a process of the studio failed; check the recipe to see what is wrong") from None
     if "mistakes" in value:
         raise ApiError(409, "\n".join(value["mistakes"]))
     return value

@@ -130,11 +130,11 @@ def add_talk_routes(app: FastAPI, studio: Studio) -> None:
         act = str(request.path_params["act"])
         path = f"/chat/{act}/{request.path_params['path']}"
         if not {".", ".."}.isdisjoint(path.split("/")):  # it would be another address for the server behind
-            raise ApiError(404, f"{path} is no address of the chat page")
+            raise ApiError(404, f"{path} is not an address of the chat page")
         port = await run_in_threadpool(_served_port, studio, act)
         return await pass_on(client, request, port, path, studio.limits)
 
-    app.add_api_route("/studio/talk/{name:path}", show_talk, summary="Show what is served of a run, and what was said.")
+    app.add_api_route("/studio/talk/{name:path}", show_talk, summary="Show what a run serves, and what was said about its replies.")
     app.add_route("/chat/{act}/{path:path}", talk, methods=["GET", "HEAD", "POST"])
 
 

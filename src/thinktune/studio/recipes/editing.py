@@ -25,7 +25,7 @@ def edit_recipe(text: str, changes: Mapping[str, Any]) -> str:
             continue
         edited = _set(text, key.split("."), value) if value is not None else _remove(text, key.split("."))
         if edited is None or _values(edited, edited=True) != wanted:
-            raise UserError(f"{key}: stands in a form that cannot be changed here; change it in the recipe's text")
+            raise UserError(f"{key}: is written in a form that cannot be changed here; change it in the recipe's text")
         text = edited
     return text
 

@@ -96,9 +96,9 @@ def _current(path: Path, name: Path, digest: str) -> bytes:
     except FileNotFoundError:
         if digest == NEW_FILE:
             return b""
-        raise ChangedMeanwhileError(f"{name}: is gone; nothing was written") from None
+        raise ChangedMeanwhileError(f"{name}: no longer exists; nothing was written") from None
     if digest_of(content) != digest:
-        what = "is there already" if digest == NEW_FILE else "has changed since this page read it"
+        what = "already exists" if digest == NEW_FILE else "has changed since this page read it"
         raise ChangedMeanwhileError(f"{name}: {what}; nothing was written")
     return content
 

@@ -94,10 +94,10 @@ def _parse_change(body: bytes) -> RecipeChange:
 def _write(folder: StudioFolder, name: str, asked: RecipeChange) -> None:
     """Change or write a recipe; raises ApiError: 422 with every mistake, 409 where the file has changed."""
     if not name.lower().endswith(RECIPE_ENDINGS):
-        raise ApiError(400, f"{name} is no recipe's name; it ends in .yaml")
+        raise ApiError(400, f"{name} is not the name of a recipe, which ends in .yaml")
     path = folder.resolve(name, new=True)
     if not path.parent.is_dir():
-        raise ApiError(404, f"{name}: its folder is not there; name a folder that is")
+        raise ApiError(404, f"{name}: its folder does not exist; name one that does")
     try:
         if asked.changes is not None:
             change_recipe_file(path, Path(name), asked.digest, asked.changes)

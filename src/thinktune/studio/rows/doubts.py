@@ -57,12 +57,12 @@ def decide(folder: StudioFolder, recipe: str, place: str, fault: str, policy: st
     doubts = _read_facts(folder, recipe) or {"rows": []}
     row = next((one for one in doubts["rows"] if one["row"] == place and one["fault"] == fault), None)
     if row is None:
-        raise ApiError(404, f"{place}: {fault} is none of the doubts that were found; check the rows again")
+        raise ApiError(404, f"{place}: {fault} is not among the doubtful rows that were found; check the rows again")
     if policy is not None and (policy not in row["outcomes"] or policy not in ROW_FAULTS[fault].policies):
         raise ApiError(400, f"{place}: {fault} cannot be {policy!r}; choose one of {', '.join(row['outcomes'])}")
     path = _rows_path(folder, row["path"])
     if path is None:
-        raise ApiError(400, f"{row['file']} is not below this folder, so nothing is written beside it; copy it here")
+        raise ApiError(400, f"{row['file']} is outside this folder, so nothing is written beside it; copy it here")
     with _WRITING:
         try:
             decisions = read_decisions(path, row["file"])

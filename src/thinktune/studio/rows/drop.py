@@ -26,7 +26,7 @@ def check_file_name(name: str) -> None:
         raise ApiError(400, f"{name[:100]!r} cannot be the name of a file here; rename it, and drop it again")
     if not name.lower().endswith(ROW_FILE_ENDINGS):
         known = "JSON, JSON lines, CSV, TSV, Parquet, Arrow, Excel, or zip"
-        raise ApiError(400, f"{name}: its ending is not one of rows; give it that of {known}, and drop it again")
+        raise ApiError(400, f"{name}: its ending does not name a format of rows; use that of {known}, and drop it again")
 
 
 async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | None) -> int:
@@ -45,10 +45,10 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
     try:
         written = await _write(partial, pieces, target.name)
         if size is not None and written != size:
-            raise ApiError(400, f"{target.name}: {written:,} of {size:,} bytes came; drop it again")
+            raise ApiError(400, f"{target.name}: only {written:,} of {size:,} bytes arrived; drop it again")
         await run_in_threadpool(_give_name, partial, target)
     except ClientDisconnect:
-        raise ApiError(400, f"{target.name}: the rest of it did not come; drop it again") from None
+        raise ApiError(400, f"{target.name}: the rest of it did not arrive; drop it again") from None
     except OSError as error:
         raise ApiError(507, describe_system_error(error)) from None
     finally:
@@ -75,7 +75,7 @@ async def _next(pieces: AsyncIterator[bytes], name: str) -> bytes | None:
         async with asyncio.timeout(PIECE_SECONDS):
             return await anext(pieces, None)
     except TimeoutError:
-        raise ApiError(408, f"{name}: nothing came for {PIECE_SECONDS} s; drop it again") from None
+        raise ApiError(408, f"{name}: nothing arrived for {PIECE_SECONDS} s; drop it again") from None
 
 
 def _give_name(partial: Path, target: Path) -> None:

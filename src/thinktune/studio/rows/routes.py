@@ -66,7 +66,7 @@ def _add_raw_rows(app: FastAPI, studio: Studio) -> None:
         except IndexError:
             raise ApiError(404, f"{source or f'row {number}'} is not among the rows read so far") from None
 
-    app.add_api_route("/studio/rows/{name:path}", show_rows, summary="List raw rows of a file, or those with a text.")
+    app.add_api_route("/studio/rows/{name:path}", show_rows, summary="List raw rows of a file, or those that contain a text.")
     app.add_api_route("/studio/row/{name:path}", show_row, summary="Show one raw row, whole.")
 
 
@@ -99,7 +99,7 @@ def _add_doubts(app: FastAPI, studio: Studio) -> None:
         try:
             asked = Decision.model_validate_json(await read_body(request, studio.limits))
         except ValidationError as error:
-            raise ApiError(400, f"the decision is not one: {error.errors(include_url=False)[0]['msg']}") from None
+            raise ApiError(400, f"this is not a decision: {error.errors(include_url=False)[0]['msg']}") from None
         await run_in_threadpool(decide, studio.folder, name, asked.row, asked.fault, asked.policy)
         return JSONResponse(await run_in_threadpool(read_doubts, studio.folder, name))
 

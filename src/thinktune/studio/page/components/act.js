@@ -8,6 +8,7 @@ import { notify } from '../notify.js';
 import * as file from '../words/common.js';
 import { Command } from './command.js';
 import { Problem } from './problem.js';
+import { Sentence } from './sentence.js';
 
 const WATCH_MS = 1000;
 const LOG_MS = 1500;
@@ -60,7 +61,7 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   return html`<section class="act" aria-label=${words.actOf(act.verb)} data-state=${act.state}>
     <p class="act-head"><${StateWord} state=${act.state} /> <${ActProgress} act=${act} />
       ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
-    ${act.errors.map((line) => html`<p class="problem" role="alert">${line}</p>`)}
+    ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
     <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} />
     <${Problem} error=${error} />

@@ -4,6 +4,7 @@ import { useLanguage, useWords } from '../language.js';
 import { html } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
 import * as file from '../words/plan.js';
+import { Sentence } from './sentence.js';
 
 const COLUMNS = ['memory', 'update', 'budget', 'batch', 'train', 'evaluate', 'sample', 'host', 'speed'];
 
@@ -20,8 +21,8 @@ export function CardTable({ plan }) {
     if (column === 'speed') return option.predicted_range ? option.predicted_range.map(number).join('–') : '–';
     return option[`${column}_gib`].toFixed(1);
   };
-  return html`<p lang="en">${plan.why}</p>
-    ${[plan.card_note, plan.precision].filter(Boolean).map((note) => html`<p class="warning" lang="en">${note}</p>`)}
+  return html`<p><${Sentence} text=${plan.why} /></p>
+    ${[plan.card_note, plan.precision].filter(Boolean).map((note) => html`<p class="warning"><${Sentence} text=${note} /></p>`)}
     ${plan.options.length > 0 && html`<p class="small">${words.planned(plan.ranks > 1 ? `${plan.ranks} × ${plan.card}` : plan.card, plan.card_gib)}</p>
       <div class="scroll" tabindex="0" role="group" aria-label=${words.cardTable}><table>
         <thead><tr><th scope="col">${words.columns.mark}</th>${COLUMNS.map((column) => html`<th key=${column} scope="col" class=${['memory', 'update'].includes(column) ? '' : 'number'}>${words.columns[column]}</th>`)}</tr></thead>

@@ -9,6 +9,7 @@ import { ActButton } from './act.js';
 import { BeforeAfter, Both } from './faults.js';
 import { Problem } from './problem.js';
 import { doubtsFolder } from './recipe.js';
+import { Sentence } from './sentence.js';
 
 /** Show the doubtful rows of a recipe, or the button that looks for them. */
 export function Doubts({ name, doubts, running, onShow }) {
@@ -42,7 +43,7 @@ function Doubt({ name, doubt, onShow }) {
   return html`<article class="card" aria-label=${group}>
     <h3><${Both} text=${doubt.name} /> <button type="button" class="quiet" onClick=${() => onShow(doubt.row)}>${doubt.row}</button>
       ${doubt.decided && html` <span class="state finished">${words.decided}</span>`}</h3>
-    <p class="small" lang="en">${doubt.sentence}</p>
+    <p class="small"><${Sentence} text=${doubt.sentence} /></p>
     <${BeforeAfter} doubt=${doubt} policy=${looked ?? chosen} />
     <fieldset class="choices"><legend>${words.decide}</legend>
       ${doubt.choices.map((choice) => html`<label key=${choice.policy}><input type="radio" name=${group} checked=${chosen === choice.policy}

@@ -6,6 +6,7 @@ import { formatNumber } from '../numbers.js';
 import * as file from '../words/rows.js';
 import { Turns } from './turns.js';
 import { visible } from './visible.js';
+import { Sentence } from './sentence.js';
 
 const EXAMPLE_PLACE = /^(.*?(?::\d+|\[\d+\]))(?=: |$)/;
 
@@ -43,7 +44,7 @@ function FaultCard({ fault, policy, doubt, rowsRead, change, onShow }) {
       ${policy !== fault.policy && html` <span class="warning">${words.policyChanged}</span>`}</p>
     <ul class="advice">${fault.examples.slice(0, 3).map((sentence) => {
       const place = EXAMPLE_PLACE.exec(sentence)?.[1];
-      return html`<li key=${sentence} class="small"><span lang="en">${visible(sentence)}</span>
+      return html`<li key=${sentence} class="small"><${Sentence} text=${sentence} show=${visible} />
         ${place && html` <button type="button" class="quiet" aria-label=${words.showRow(place)} onClick=${() => onShow(place)}>${words.show}</button>`}</li>`;
     })}</ul>
     ${doubt && html`<details><summary>${words.beforeAfter(doubt.row)}</summary><${BeforeAfter} doubt=${doubt} policy=${policy} /></details>`}

@@ -7,6 +7,7 @@ import { get, inPath } from '../server.js';
 import * as file from '../words/rows.js';
 import { Problem } from './problem.js';
 import { visible } from './visible.js';
+import { Sentence } from './sentence.js';
 
 const PAGE = 100;
 const ROW_PIXELS = 60; // as .raw-row is high
@@ -77,7 +78,7 @@ export function RawRows({ name, rowsKey = null }) {
     <p class="raw-head"><label>${words.search} <input type="search" value=${typed} onInput=${(event) => setTyped(event.target.value)} /></label>
       <span role="status">${counted}${pages.whole ? '' : ` ${words.reading}`}</span></p>
     <${Problem} error=${pages.error} />
-    ${pages.mistakes.map((line) => html`<p class="problem" role="alert" lang="en">${line}</p>`)}
+    ${pages.mistakes.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     <${VirtualList} key=${`${name}\n${search}`} pages=${pages} onOpen=${setOpen} />
     ${open && html`<${RowDialog} name=${name} rowsKey=${rowsKey} place=${open} last=${pages.total - 1} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
   </div>`;
@@ -167,7 +168,7 @@ export function RowDialog({ name, rowsKey = null, place, last = Infinity, onClos
   return html`<dialog ref=${dialog} class="row-dialog" aria-labelledby="row-title" onClose=${onClose} onKeyDown=${onKeyDown}>
     <h2 id="row-title">${row ? row.source : words.row}</h2>
     <${Problem} error=${error} />
-    ${row?.findings.map((finding) => html`<p class="warning" lang="en">${finding.sentence}</p>`)}
+    ${row?.findings.map((finding) => html`<p class="warning"><${Sentence} text=${finding.sentence} /></p>`)}
     <dl tabindex="0" role="group" aria-label=${words.cells}>${Object.entries(row?.cells ?? {}).map(([column, cell]) => html`<div key=${column}>
       <dt>${visible(column)} <span class="small">${words.characters(cell.characters)}</span></dt>
       <dd>${cell.kind === 'n' ? html`<em>null</em>` : visible(cell.text, true)}</dd></div>`)}</dl>

@@ -6,6 +6,7 @@ import { inPath, refreshAll, send, useServer } from '../server.js';
 import * as file from '../words/recipe.js';
 import { Act, ActButton } from './act.js';
 import { Command } from './command.js';
+import { Sentence } from './sentence.js';
 
 const REFRESH_MS = 4000;
 const DOUBTS_UP_TO_BYTES = 20 * 2 ** 20; // of rows, which are then looked through for doubtful ones with every check
@@ -78,7 +79,7 @@ export function Advice({ sentences, kind, change }) {
   const words = useWords(file);
   if (!sentences?.length) return null;
   return html`<ul class="advice">${sentences.map((one) => html`<li key=${one.text} class=${kind}>
-    ${kind !== 'note' && words.about[one.key] && html`<strong>${words.about[one.key]}</strong> `}<span lang="en">${one.text}</span>
+    ${kind !== 'note' && words.about[one.key] && html`<strong>${words.about[one.key]}</strong> `}<${Sentence} text=${one.text} />
     ${one.changes.map((changes) => html` <${WriteButton} key=${spell(changes)} changes=${changes} change=${change} />`)}
   </li>`)}</ul>`;
 }
@@ -105,7 +106,7 @@ export function Mistakes({ recipe }) {
   const words = useWords(file);
   if (!recipe?.mistakes.length) return null;
   return html`<section class="card" role="alert"><h2>${words.mistakes}</h2>
-    <ul class="advice">${recipe.mistakes.map((line) => html`<li key=${line} class="stop" lang="en">${line}</li>`)}</ul></section>`;
+    <ul class="advice">${recipe.mistakes.map((line) => html`<li key=${line} class="stop"><${Sentence} text=${line} /></li>`)}</ul></section>`;
 }
 
 /** The recipe's file as a text to edit; it is checked as a file is before it is written. */

@@ -14,6 +14,7 @@ import { formatNumber } from '../numbers.js';
 import { addressOf, go, Link } from '../router.js';
 import { get, useServer } from '../server.js';
 import * as file from '../words/plan.js';
+import { Sentence } from '../components/sentence.js';
 
 /** Show the plan of a recipe, or the choice of one. */
 export function Plan({ name }) {
@@ -45,7 +46,7 @@ function RecipePlan({ name }) {
     <${Problem} error=${problem} />
     <section aria-labelledby="model"><h2 id="model">${words.model}</h2>
       <${ModelChoice} values=${values} change=${change} busy=${busy} card=${wanted} />
-      ${facts?.model_notes?.map((note) => html`<p key=${note} class="small" lang="en">${note}</p>`)}</section>
+      ${facts?.model_notes?.map((note) => html`<p key=${note} class="small"><${Sentence} text=${note} /></p>`)}</section>
     <section aria-labelledby="settings"><h2 id="settings">${words.fourSettings}</h2>
       <${Settings} recipe=${recipe} facts=${facts} change=${change} busy=${busy} />
       <${Advice} sentences=${others} kind="warning" change=${change} />

@@ -17,6 +17,7 @@ import { formatNumber } from '../numbers.js';
 import { addressOf, go, Link, readPlace, replaceQuery } from '../router.js';
 import { get, inPath, useServer } from '../server.js';
 import * as file from '../words/rows.js';
+import { Sentence, useSentences } from '../components/sentence.js';
 
 const VIEWS = ['read', 'tokens', 'lengths', 'doubts', 'raw'];
 const WRITTEN = /^written: (.+?\.ya?ml)(?:, which is not ready.*)?$/m;
@@ -68,8 +69,10 @@ function Made({ id }) {
     if (ended) get(`studio/acts/${id}/log?name=stdout&from=0`).then((log) => setText(log.text), () => {});
   }, [id, ended]);
   const recipe = WRITTEN.exec(text)?.[1];
+  const lines = text.split('\n');
+  const inLanguage = useSentences(lines);
   if (!text) return null;
-  return html`<h3>${words.chosenWhy}</h3><pre class="printed" tabindex="0" role="group" aria-label=${words.chosenWhy} lang="en">${text}</pre>
+  return html`<h3>${words.chosenWhy}</h3><pre class="printed" tabindex="0" role="group" aria-label=${words.chosenWhy}>${lines.map(inLanguage).join('\n')}</pre>
     ${recipe && html`<p><${Link} class="button strong" to=${addressOf('rows', recipe)}>${words.openRecipe(recipe)}<//></p>`}`;
 }
 
@@ -129,7 +132,7 @@ function View({ view, name, recipe, checked, facts, catalogue, doubts, change, b
       return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} rowsKey=${rowsKey} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
     default:
       return html`${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
-          ${read && html`<p class="small" lang="en">${read.format}</p>`}
+          ${read && html`<p class="small"><${Sentence} text=${read.format} /></p>`}
           <${Mapping} key=${raw} recipe=${recipe} rows=${raw} read=${read?.mapping} change=${change} busy=${busy} /></section>`}
         ${facts?.rows_read > 0 && html`<section aria-labelledby="faults"><h2 id="faults">${words.faults}</h2>
           <${Faults} facts=${facts} doubts=${doubts?.rows} recipe=${recipe} catalogue=${catalogue} change=${change} onShow=${show} /></section>`}`;

@@ -13,7 +13,7 @@ export const en = {
   keyTitle: 'Key',
   keyAsk: 'This studio requires its API key. It is kept until you close this tab.',
   done: 'Done',
-  unreachable: 'The studio does not answer. Start it again: thinktune studio. What it had started goes on.',
+  unreachable: 'The studio does not answer. Start it again: thinktune studio. What you started keeps running.',
   notFound: 'There is no such screen.',
   command: 'Command',
   copyCommand: 'Copy the command',

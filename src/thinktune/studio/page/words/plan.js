@@ -72,7 +72,7 @@ export const en = {
   checkFirst: 'Check the recipe first.',
   checkFirstStale: 'The recipe has changed; check it again first.',
   mendFirst: 'It cannot start while something above is red.',
-  waits: 'It waits while another run uses the card, and goes on without this page.',
+  waits: 'It waits while another run uses the card, and keeps running without this page.',
 };
 
 export const zh = {

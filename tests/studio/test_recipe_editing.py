@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from thinktune.config.strict_yaml import parse_yaml
@@ -103,6 +103,7 @@ scalars = st.one_of(
 values = scalars | st.lists(scalars, max_size=3) | st.dictionaries(names, scalars, min_size=1, max_size=3)
 
 
+@settings(max_examples=40)
 @given(
     st.dictionaries(names, st.dictionaries(names, values, min_size=1), min_size=1),
     st.lists(st.tuples(names, names, values | st.none()), max_size=4),

@@ -213,7 +213,13 @@ def test_time_disk_and_cost_are_told_at_the_price_of_an_hour(browser, address):
 
 
 @EVERY_VIEW
-@pytest.mark.parametrize("path", ["rows", "rows/rows.jsonl", "rows/mine.yaml", "rows/mine.yaml?view=lengths", "rows/mine.yaml?view=doubts", "rows/mine.yaml?view=raw", "plan/mine.yaml"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("rows/mine.yaml", "plan/mine.yaml"),
+        *(pytest.param(path, marks=pytest.mark.slow) for path in ("rows", "rows/rows.jsonl", *(f"rows/mine.yaml?view={view}" for view in ("lengths", "doubts", "raw")))),
+    ],
+)  # fmt: skip
 def test_axe_finds_nothing_and_nothing_is_wider_than_the_page(browser, address, path, locale, scheme, width):
     looks = {"locale": locale, "color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     with open_page(browser, f"{address}/{path}", **looks) as page:

@@ -22,6 +22,7 @@ from thinktune.http.security import read_body
 from thinktune.studio.folder import RECIPE_ENDINGS, StudioFolder
 from thinktune.studio.recipes.check_facts import describe_fault, is_stale, newest_facts
 from thinktune.studio.recipes.recipe_file import (
+    MAX_RECIPE_BYTES,
     ChangedMeanwhileError,
     change_recipe_file,
     read_recipe_file,
@@ -67,7 +68,10 @@ def _add_recipe(app: FastAPI, studio: Studio) -> None:
         return JSONResponse(_describe(studio.folder, name))
 
     async def put_recipe(name: str, request: Request) -> Response:
-        asked = _parse_change(await read_body(request, studio.limits))
+        body = await read_body(request, studio.limits)
+        if len(body) > MAX_RECIPE_BYTES:
+            raise ApiError(413, f"{name}: a recipe is at most 1 MiB; shorten it")
+        asked = _parse_change(body)
         await run_in_threadpool(_write, studio.folder, name, asked)
         return JSONResponse(await run_in_threadpool(_describe, studio.folder, name))
 

@@ -12,7 +12,7 @@ import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
 import { addressOf, go, Link } from '../router.js';
-import { useServer } from '../server.js';
+import { get, useServer } from '../server.js';
 import * as file from '../words/plan.js';
 
 /** Show the plan of a recipe, or the choice of one. */
@@ -65,13 +65,17 @@ function Start({ name, checked, change }) {
   const words = useWords(file);
   const language = useLanguage();
   const { value: acts } = useServer('studio/acts', 4000);
-  const { value: way } = useServer(`studio/way?name=${encodeURIComponent(name)}`, 5000);
+  const wayPath = `studio/way?name=${encodeURIComponent(name)}`;
+  const { value: way } = useServer(wayPath, 5000);
   const training = acts?.acts.find((act) => act.verb === 'train' && act.about.recipe === name && isAlive(act));
   const facts = checked?.facts;
   const ready = facts?.verdict === 'ready' && !checked.is_stale;
   const state = way?.screens.train.state;
   const begun = state && !['new', 'none'].includes(state);
-  const started = () => way?.screens.train.name && go(addressOf('train', way.screens.train.name));
+  const started = async () => {
+    const run = (way ?? (await get(wayPath))).screens.train.name;
+    if (run) go(addressOf('train', run));
+  };
   return html`<section aria-labelledby="start"><h2 id="start">${words.start}</h2>
     ${facts && html`<p><span class=${`state ${facts.verdict === 'ready' ? 'ready' : 'not'}`}>${facts.verdict === 'ready' ? words.ready : words.notReady}</span>
       ${facts.steps ? ` ${words.steps(formatNumber(facts.steps, language), formatNumber(facts.train_rows, language), formatNumber(facts.validation_rows, language))}` : ''}</p>

@@ -5,8 +5,8 @@
 A small Qwen3 with random weights learns from a few worked sums to reason digit by digit, until more steps help no more.
 It can do some new sums then. `think` asks it for many whose rows have an answer and no reasoning; the start is tuned on
 the rows that `think` writes, and what came of it is the next round's teacher. Sums that no row has are asked after each
-round: greedily, for the share of correct answers, and some times each, for pass@n. The control is the start tuned for as
-many steps as the last round, on the worked sums alone.
+round: greedily, for the share of correct answers, and several times each for pass@n. The control is the start tuned for
+as many steps as the last round, on the worked sums alone.
 """
 
 import argparse

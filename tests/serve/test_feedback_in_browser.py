@@ -309,7 +309,7 @@ def test_the_blind_choice_is_remembered_and_one_model_alone_is_never_hidden(open
 def test_all_of_it_is_in_chinese_and_fits_a_phone(open_page):
     page = open_page(locale="zh-CN")
     page.set_viewport_size({"width": 390, "height": 800})
-    page.locator(".samples", has_text="验证问题").wait_for()
+    page.locator(".samples", has_text="留出数据里的问题").wait_for()
     page.select_option("#compare", "base")
     page.locator("#blind-label", has_text="盲评").wait_for()
     page.check("#blind")

@@ -202,7 +202,7 @@ def test_prompt_and_whole_share_a_mode_and_no_reasoning_is_never_learned(tokeniz
 def test_rows_without_reasoning_under_a_template_that_always_thinks_are_refused_with_a_remedy(tokenizer):
     changed = with_template(tokenizer, template_of("'<think>\\n'"))
     changed.add_tokens(["\n\n"])  # as in Qwen3, where two line breaks are one token
-    with pytest.raises(UserError, match=r"r:1: .*is not a prefix.* by data\.faults: \{no_reasoning: drop\}"):
+    with pytest.raises(UserError, match=r"r:1: .*is not a prefix.* with data\.faults: \{no_reasoning: drop\}"):
         render(Example((Turn("user", "q"), Turn("assistant", "b")), "r:1"), changed)
     assert render(Example((Turn("user", "q"), Turn("assistant", "b", "t")), "r:1"), changed)
 

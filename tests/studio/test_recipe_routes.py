@@ -78,7 +78,7 @@ def test_a_file_that_changed_meanwhile_is_not_overwritten(client, folder):
     refused = put(client, digest=digest, changes={"train.epochs": 5})
     assert (refused.status_code, "has changed since" in said(refused)) == (409, True)
     refused = put(client, digest="", text=RECIPE)
-    assert (refused.status_code, "is there already" in said(refused)) == (409, True)
+    assert (refused.status_code, "already exists" in said(refused)) == (409, True)
     assert (folder / "mine.yaml").read_text().endswith("# someone's\n")
     assert put(client, "new.yaml", digest="", text=RECIPE).status_code == 200
     (folder / "mine.yaml").unlink()

@@ -79,7 +79,7 @@ def test_a_page_of_the_folder_runs_as_an_origin_of_its_own_and_only_by_an_addres
 
 def test_what_is_wrong_is_told_as_a_sentence(client, folder):
     assert "not in this folder" in client.get("/studio/run/runs/none").json()["error"]["message"]
-    assert "no run's folder" in client.get("/studio/run/mine.yaml").json()["error"]["message"]
+    assert "not a run folder" in client.get("/studio/run/mine.yaml").json()["error"]["message"]
     assert "sort" in client.get("/studio/runs?sort=nix").json()["error"]["message"]
     torn = write_run(folder / "runs" / "torn", 1e-5)
     (torn / "metrics.jsonl").write_text('{"kind": 1}\n{"kind": "eval", "step": 1}\n')

@@ -162,7 +162,9 @@ def pairs_of(path: Path) -> Iterator[tuple[str, str]]:
             if english and all(source in places for _, source in chinese if source):
                 again = "".join(f"{{{n}!d}}" for n, source in enumerate(places) if places.index(source) < n)
                 filled = "".join(f"{{{places.index(source)}}}" if source else text for text, source in chinese)
-                yield "".join("{}" if source else text for text, source in english).strip(), filled.strip() + again
+                template = "".join("{}" if source else text for text, source in english).strip()
+                if any(letter.isalpha() for letter in template):  # a mark alone is no message
+                    yield template, filled.strip() + again
 
 
 def _pieces(node: ast.expr) -> Iterator[ast.expr | str]:

@@ -134,7 +134,9 @@ def add_talk_routes(app: FastAPI, studio: Studio) -> None:
         port = await run_in_threadpool(_served_port, studio, act)
         return await pass_on(client, request, port, path, studio.limits)
 
-    app.add_api_route("/studio/talk/{name:path}", show_talk, summary="Show what a run serves, and what was said about its replies.")
+    app.add_api_route(
+        "/studio/talk/{name:path}", show_talk, summary="Show what a run serves, and what was said about its replies."
+    )
     app.add_route("/chat/{act}/{path:path}", talk, methods=["GET", "HEAD", "POST"])
 
 

@@ -26,7 +26,9 @@ def check_file_name(name: str) -> None:
         raise ApiError(400, f"{name[:100]!r} cannot be the name of a file here; rename it, and drop it again")
     if not name.lower().endswith(ROW_FILE_ENDINGS):
         known = "JSON, JSON lines, CSV, TSV, Parquet, Arrow, Excel, or zip"
-        raise ApiError(400, f"{name}: its ending does not name a format of rows; use that of {known}, and drop it again")
+        raise ApiError(
+            400, f"{name}: its ending does not name a format of rows; use that of {known}, and drop it again"
+        )
 
 
 async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | None) -> int:

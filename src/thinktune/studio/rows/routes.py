@@ -66,7 +66,9 @@ def _add_raw_rows(app: FastAPI, studio: Studio) -> None:
         except IndexError:
             raise ApiError(404, f"{source or f'row {number}'} is not among the rows read so far") from None
 
-    app.add_api_route("/studio/rows/{name:path}", show_rows, summary="List raw rows of a file, or those that contain a text.")
+    app.add_api_route(
+        "/studio/rows/{name:path}", show_rows, summary="List raw rows of a file, or those that contain a text."
+    )
     app.add_api_route("/studio/row/{name:path}", show_row, summary="Show one raw row, whole.")
 
 

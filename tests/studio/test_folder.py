@@ -66,11 +66,14 @@ def test_what_the_folder_holds_is_listed_by_name(folder):
     (path / "model").mkdir()
     for name in ("config.json", "tokenizer.json"):
         (path / "model" / name).write_text("{}")
+    (path / "thought").mkdir()
+    for name in ("account.json", "request.json", "replies.jsonl", "verdicts.jsonl", "thought.jsonl"):
+        (path / "thought" / name).write_text("{}\n")
     (path / "runs" / "one").mkdir(parents=True)
     (path / "runs" / "one" / "recipe.yaml").write_text(RECIPE)
     (path / "runs" / "one" / "data.json").write_text("{}")
     assert folder.recipes() == ["mine.yaml", "sub/deep.yml"]
-    assert folder.row_files() == ["rows.jsonl"]
+    assert folder.row_files() == ["rows.jsonl", "thought/thought.jsonl"]
     assert folder.runs() == ["runs/one"]
     assert folder.run_of_recipe("mine.yaml") == "runs/mine"
     assert folder.run_of_recipe("sub/deep.yml") == "out/best"

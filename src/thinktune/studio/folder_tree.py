@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from thinktune.run import RunFolder
+from thinktune.run.thought_folder import ThoughtFolder
 
 MAX_DEPTH = 4  # folders below the top in which files and runs are looked for
 RACY_NANOSECONDS = 2 * 10**9  # a folder changed so shortly ago may change again without another time
@@ -46,7 +47,7 @@ class FolderTree:
         if name and "config.json" in folder.files:
             return  # a model's folder, whose JSON is neither rows nor a run
         if not runs:
-            yield from (f"{prefix}{file}" for file in folder.files)
+            yield from (f"{prefix}{file}" for file in folder.files if not _is_record(file, folder.files))
         for one in folder.folders:
             inner = f"{prefix}{one}"
             if self._is_run(inner):
@@ -84,3 +85,11 @@ class FolderTree:
         self._runs.difference_update(f"{prefix}{one}" for one in gone)
         self._folders[name] = found
         return found
+
+
+def _is_record(file: str, beside: tuple[str, ...]) -> bool:
+    """Return True for a file in which `think` keeps what it asked: JSON, but no rows."""
+    thought = ThoughtFolder(Path())
+    if thought.account.name not in beside or thought.settings.name not in beside:
+        return False
+    return file in {each.name for each in (thought.account, thought.settings, thought.verdicts, thought.replies)}

@@ -55,7 +55,7 @@ export function VirtualList({ total, height, stamp, fetchRows, label, children, 
 
   useEffect(() => {
     if (!toFocus.current) return;
-    const row = box.current.querySelector(`[data-index="${active}"]`); // it comes with its page
+    const row = box.current.querySelector(`[data-index="${latest.current}"]`); // it comes with its page
     row?.focus({ preventScroll: true });
     toFocus.current = !row;
   });

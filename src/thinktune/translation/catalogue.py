@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
+CATALOGUE_FOLDER = Path(__file__).parent / "zh"
 COMPOSED = "composed"  # the file of single words, and of texts whose words the source joins; written by hand
 # `{}` in an English template, `{!r}` where the source quotes what it fills in.
 PLACE = re.compile(r"\{(?:!r)?\}")
@@ -133,6 +134,5 @@ class Catalogue:
 
 def read_catalogue() -> dict[str, dict[str, str]]:
     """Read the catalogue's files: by package, English to Chinese."""
-    folder = resources.files("thinktune.translation") / "zh"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
-    return {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
+    files = sorted(CATALOGUE_FOLDER.glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}

@@ -18,6 +18,7 @@ NUMBERED_PLACE = re.compile(r"\{(\d+)(![wsd])?\}")
 _WORD = re.compile(r"[a-z]{3,}")
 # A text in quotes as Python and JSON write it; an apostrophe follows a letter.
 _QUOTED = re.compile(r"""(?<![^\s(\[{:=,（：，；])(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")(?![\w'"])""")
+_COUNT = re.compile(r"\{\} [a-z]+")  # as in `{} rows`
 _HIDDEN = "\ue000"
 
 
@@ -32,7 +33,7 @@ class Template:
 
     `literals` are the texts around the places, one more than there are places. What fills a `quoted` place is the
     user's own; a single word in a place of `words` is ours, and in one of `strict` there is nothing else. What is
-    `bracketed` may be another library's sentence.
+    `bracketed` may be another library's sentence, and what `counts` begins with a number.
     """
 
     literals: tuple[str, ...]
@@ -42,6 +43,7 @@ class Template:
     strict: frozenset[int]
     bracketed: frozenset[int]
     has_quotes: bool
+    counts: bool
     letters: int
 
     @classmethod
@@ -59,6 +61,7 @@ class Template:
             strict=frozenset(number for number, mark in marks if mark == "!s"),
             bracketed=frozenset(n for n, (left, right) in around if left.endswith("(") and right.startswith(")")),
             has_quotes=hide_quoted(english) != english,
+            counts=_COUNT.fullmatch(english) is not None,
             letters=sum(each.isalpha() for each in english),
         )
 

@@ -37,7 +37,7 @@ def run_chat(model, tokenizer, monkeypatch, tmp_path):
         monkeypatch.setattr(Engine, "stream", stream)
         session = (Engine(model, tokenizer), Session(None), SamplingParams(8))
         monkeypatch.setattr(chat, "open_engine", lambda *_: session)
-        console, entered = Console(width=80, force_terminal=True, color_system="standard"), iter(lines)
+        console, entered = Console(width=200, force_terminal=True, color_system="standard"), iter(lines)
 
         def read_line():
             try:

@@ -16,14 +16,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import thinktune
-from thinktune.translation.catalogue import COMPOSED, read_catalogue
+from thinktune.translation.catalogue import CATALOGUE_FOLDER, COMPOSED, read_catalogue
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support.other_texts import OTHER_MODULES, OTHER_TEXTS
 
 SOURCE = Path(thinktune.__file__).parent
-CATALOGUE = SOURCE / "translation" / "zh"
 MAX_ENTRIES = 450  # of a file
 # Modules that have both languages, and whose texts reach the terminal as well: their entries are made from them.
 BILINGUAL = ("report/diagnosis_text.py",)
@@ -220,12 +219,12 @@ def missing(source: Path = SOURCE) -> dict[str, str]:
 
 def write_files(translations: dict[str, str]) -> None:
     """Write the catalogue's files, but the one of composed texts, which is written by hand."""
-    for file in CATALOGUE.glob("*.json"):
+    for file in CATALOGUE_FOLDER.glob("*.json"):
         if file.stem != COMPOSED:
             file.unlink()
     for name, entries in catalogue_files(translations).items():
         text = json.dumps(entries, ensure_ascii=False, indent=1)
-        (CATALOGUE / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+        (CATALOGUE_FOLDER / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from collections import Counter
 import pytest
 from support.messages import (
     BILINGUAL,
-    CATALOGUE,
     SOURCE,
     catalogue_files,
     messages,
@@ -16,7 +15,7 @@ from support.messages import (
     templates_of,
 )
 
-from thinktune.translation.catalogue import COMPOSED, NUMBERED_PLACE, PLACE, read_catalogue
+from thinktune.translation.catalogue import CATALOGUE_FOLDER, COMPOSED, NUMBERED_PLACE, PLACE, read_catalogue
 
 CHINESE = re.compile("[\u4e00-\u9fff]")
 ENTRIES = [
@@ -47,7 +46,7 @@ def test_the_files_are_as_the_tool_writes_them():
     translations = {english: chinese for name, english, chinese in ENTRIES if name != COMPOSED}
     wanted = {name: list(entries) for name, entries in catalogue_files(translations).items()}
     assert {name: list(entries) for name, entries in read_catalogue().items() if name != COMPOSED} == wanted
-    for file in CATALOGUE.glob("*.json"):
+    for file in CATALOGUE_FOLDER.glob("*.json"):
         assert file.read_text(encoding="utf-8").count("\n") <= 500
 
 
@@ -94,6 +93,6 @@ def test_a_template_is_read_from_the_source_as_it_is_printed(tmp_path):
 
 
 def test_a_catalogue_is_plain_json():
-    for file in CATALOGUE.glob("*.json"):
+    for file in CATALOGUE_FOLDER.glob("*.json"):
         text = file.read_text(encoding="utf-8")
         assert json.dumps(json.loads(text), ensure_ascii=False, indent=1) + "\n" == text, file.name

@@ -4,9 +4,10 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from itertools import pairwise
+from pathlib import Path
 
+CATALOGUE_FOLDER = Path(__file__).parent / "zh"
 COMPOSED = "composed"  # the file of single words, and of texts whose words the source joins; written by hand
 # `{}` in an English template, `{!r}` where the source quotes what it fills in.
 PLACE = re.compile(r"\{(?:!r)?\}")
@@ -17,6 +18,7 @@ NUMBERED_PLACE = re.compile(r"\{(\d+)(![wsd])?\}")
 _WORD = re.compile(r"[a-z]{3,}")
 # A text in quotes as Python and JSON write it; an apostrophe follows a letter.
 _QUOTED = re.compile(r"""(?<![^\s(\[{:=,（：，；])(?:'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)")(?![\w'"])""")
+_COUNT = re.compile(r"\{\} [a-z]+")  # as in `{} rows`
 _HIDDEN = "\ue000"
 
 
@@ -31,7 +33,7 @@ class Template:
 
     `literals` are the texts around the places, one more than there are places. What fills a `quoted` place is the
     user's own; a single word in a place of `words` is ours, and in one of `strict` there is nothing else. What is
-    `bracketed` may be another library's sentence.
+    `bracketed` may be another library's sentence, and what `counts` begins with a number.
     """
 
     literals: tuple[str, ...]
@@ -41,6 +43,7 @@ class Template:
     strict: frozenset[int]
     bracketed: frozenset[int]
     has_quotes: bool
+    counts: bool
     letters: int
 
     @classmethod
@@ -58,6 +61,7 @@ class Template:
             strict=frozenset(number for number, mark in marks if mark == "!s"),
             bracketed=frozenset(n for n, (left, right) in around if left.endswith("(") and right.startswith(")")),
             has_quotes=hide_quoted(english) != english,
+            counts=_COUNT.fullmatch(english) is not None,
             letters=sum(each.isalpha() for each in english),
         )
 
@@ -133,6 +137,5 @@ class Catalogue:
 
 def read_catalogue() -> dict[str, dict[str, str]]:
     """Read the catalogue's files: by package, English to Chinese."""
-    folder = resources.files("thinktune.translation") / "zh"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
-    return {file.name.removesuffix(".json"): json.loads(file.read_text(encoding="utf-8")) for file in files}
+    files = sorted(CATALOGUE_FOLDER.glob("*.json"))
+    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}

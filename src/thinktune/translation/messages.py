@@ -103,6 +103,8 @@ class _Translation:
         for number, value in enumerate(values):
             if value.endswith(_OPEN_ENDS) or (number in template.strict and value not in self._catalogue.exact):
                 return None
+            if _is_part_of_name(template.literals[number], value) or (template.counts and not value[:1].isdigit()):
+                return None
             known = value if number in template.quoted else self.translate(value, whole=number in template.words)
             if template.letters < _MIN_LETTERS and number not in template.bracketed and _is_sentence(known):
                 return None
@@ -139,6 +141,11 @@ class _Translation:
             said = text[start + 1 :]
             if not text[:start].endswith(_OPEN_ENDS) and (made := self._find(said) or self.fill(said)):
                 yield f"{text[:start]} {made}"
+
+
+def _is_part_of_name(before: str, value: str) -> bool:
+    """Return whether a template's word, and the text after it, are a name, as in rows.jsonl."""
+    return before[-1:].isalpha() and value[:1] in (".", "_", "-", "/") and value[1:2].isalnum()
 
 
 def _may_be_message(text: str) -> bool:

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ from thinktune.commands.fix import (
     try_recipe,
     write_out_choices,
 )
+from thinktune.commands.init_options import InitOptions, are_here, model_fault, refuse_options
 from thinktune.config.schema import Hub
 from thinktune.data import Prepared
 from thinktune.data.columns.mapping import to_flow_yaml
 from thinktune.errors import UserError
-from thinktune.files import ROW_FILE_ENDINGS, atomic_write_text
+from thinktune.files import atomic_write_text
 from thinktune.hub import RepoType, find_in_cache, locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit
@@ -46,20 +46,8 @@ from thinktune.run.environment import shell_command
 
 LONGEST_READ_TOKENS = 32_768  # of a row while lengths are measured
 USUAL_LIMIT_TOKENS = 2048  # up to which no row is left out
-RECIPE_ENDINGS = (".yaml", ".yml")
 
 Ask = Callable[[str], str]
-
-
-@dataclass(frozen=True, slots=True)
-class InitOptions:
-    """What the user said: rows, here or on a hub, and where given a model, its hub, a card and the recipe's file."""
-
-    rows: Path
-    model: str | None = None
-    hub: Hub = "modelscope"
-    card: str | None = None
-    output: Path | None = None
 
 
 def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
@@ -68,7 +56,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     `ask` puts a question to the user and returns the answer; without it nothing is asked, and the first reading of
     several is taken and told. No file is overwritten. Raises UserError where the rows or the model cannot be had.
     """
-    _refuse_other_files(options)
+    refuse_options(options)
     target = _find_target(options)
     card = _find_card(options.card) if options.card else _card_here()
     model = _choose_model(options, card, say, ask)
@@ -110,47 +98,19 @@ def _find_card(text: str) -> Card:
         raise UserError(here) from None
 
 
-def _refuse_other_files(options: InitOptions) -> None:
-    rows = options.rows
-    if rows.suffix.lower() in RECIPE_ENDINGS and rows.is_file():
-        raise UserError(
-            f"{rows}: is a recipe, but a file of rows is expected; {shell_command('check', rows)} shows what it trains"
-        )
-    if not _are_here(rows) and not _could_be_on_a_hub(rows):
-        raise UserError(
-            f"{rows}: is not a file or folder here; name your rows, as in thinktune init rows.jsonl, or a data set on "
-            "a hub, as in OWNER/NAME"
-        )
-
-
-def _are_here(rows: Path) -> bool:
-    return rows.exists() or any(letter in str(rows) for letter in "*?[")
-
-
-def _could_be_on_a_hub(rows: Path) -> bool:
-    """Return True for OWNER/NAME; a folder that is here, or an ending of files of rows, means that a file was meant."""
-    owner, *names = rows.as_posix().split("/")
-    is_file_name = rows.name.lower().endswith(ROW_FILE_ENDINGS)
-    return len(names) == 1 and owner not in ("", ".", "..", "~") and not is_file_name and not Path(owner).exists()
-
-
 def _name_rows(options: InitOptions) -> dict[str, Any]:
     """Return the recipe's `data.name`, and the hub that has such a data set where it is not here."""
-    if _are_here(options.rows):
+    if are_here(options.rows):
         return {"name": str(options.rows)}
     name = options.rows.as_posix()
     return {"name": name, "hub": _hub_that_has(name, options.hub, "dataset")}
 
 
 def _find_target(options: InitOptions) -> Path:
-    """Return the recipe's file: the one named, which must be new, or one named after the rows."""
+    """Return the recipe's file: the one named, or a new one named after the rows."""
     if options.output is None:
         stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in _plain_stem(options.rows))
         return free_name(Path(f"{stem.strip('-') or 'recipe'}.yaml"))
-    if options.output.exists():
-        raise UserError(
-            f"--output: {options.output} already exists and is not overwritten; name another file, or move that one"
-        )
     return options.output
 
 
@@ -175,10 +135,8 @@ def _choose_model(options: InitOptions, card: Card | None, say: Say, ask: Ask | 
             named = other
     if Path(named).expanduser().exists():
         return {"name": named}
-    if named.count("/") != 1:
-        raise UserError(
-            f"--model: {named!r} is not a folder here, and a name on a hub is OWNER/NAME, as in Qwen/Qwen3-1.7B"
-        )
+    if fault := model_fault(named):
+        raise UserError(fault)
     return {"name": named, "hub": _hub_that_has(named, options.hub, "model")}
 
 

@@ -11,6 +11,7 @@ from thinktune.commands.check import check_recipe
 from thinktune.commands.fix import (
     Change,
     Fixing,
+    describe_fault,
     follow_remedies,
     format_recipe,
     free_name,
@@ -20,8 +21,8 @@ from thinktune.commands.fix import (
 )
 from thinktune.commands.init_options import InitOptions, are_here, model_fault, refuse_options
 from thinktune.config.schema import Hub
-from thinktune.data import Prepared
 from thinktune.data.columns.mapping import to_flow_yaml
+from thinktune.data.columns.unused import unused_lines
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_text
 from thinktune.hub import RepoType, find_in_cache, locate_model
@@ -30,6 +31,7 @@ from thinktune.model.admission import admit
 from thinktune.planner.disk_space import describe_disk
 from thinktune.planner.hardware import Card, find_cluster
 from thinktune.planner.hyperparameters import (
+    MIN_HELD_OUT,
     suit_epochs,
     suit_learning_rate,
     suit_max_tokens,
@@ -46,6 +48,7 @@ from thinktune.run.environment import shell_command
 
 LONGEST_READ_TOKENS = 32_768  # of a row while lengths are measured
 USUAL_LIMIT_TOKENS = 2048  # up to which no row is left out
+LIMIT_REASON = "rows of up to so many tokens are trained"
 
 Ask = Callable[[str], str]
 
@@ -67,6 +70,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     if fixing.prepared is not None and not fixing.left:
         _choose_sizes(fixing)
         fixing.left = tuple(try_recipe(fixing, say_nothing))
+        _explain_split(fixing)
     _say_reading(fixing, say)
     facts: dict[str, Any] = {}
     if fixing.prepared is not None and not fixing.left:
@@ -186,13 +190,26 @@ def _choose_sizes(fixing: Fixing) -> None:
     lowest, highest = usual_rates(parameters)
     together = max(1, round(size / mean))
     longest, longer = int(lengths.max()), int((lengths > limit).sum())
-    fits = f"{longer:,} rows are longer" if longer else f"the longest row has {longest:,}"
+    fits = f"{longer:,} rows are longer and left out" if longer else f"the longest has {longest:,}"
     reasons = {
-        "data.validation": f"{share:.0%} of {rows:,} usable rows, enough to tell a gain from chance",
-        "data.max_tokens": f"tokens of the longest row to train; {fits}",
-        "train.epochs": f"passes over about {train_rows:,} rows; the best checkpoint is kept",
+        "data.max_tokens": f"{LIMIT_REASON}; {fits}",
         "train.tokens_per_step": f"about {together:,} {'row' if together == 1 else 'rows'} a step, for enough steps",
         "train.learning_rate": f"for {parameters / 1e6:,.0f} million parameters; usual are {lowest:g} to {highest:g}",
+    }
+    for key, reason in reasons.items():
+        fixing.reasons.setdefault(key, []).append(reason)
+
+
+def _explain_split(fixing: Fixing) -> None:
+    """Note why so many rows are held out and how many are left to train on, by the split as it came out."""
+    if fixing.prepared is None:
+        return
+    held_out, trained = len(fixing.prepared.validation), len(fixing.prepared.train)
+    enough = held_out >= MIN_HELD_OUT
+    tells = "enough to tell a gain from chance" if enough else "too few to tell a small gain from chance"
+    reasons = {
+        "data.validation": f"{held_out:,} of {held_out + trained:,} usable rows are held out, {tells}",
+        "train.epochs": f"passes over {trained:,} rows; the best checkpoint is kept",
     }
     for key, reason in reasons.items():
         fixing.reasons.setdefault(key, []).append(reason)
@@ -204,8 +221,11 @@ def _check(fixing: Fixing, card: str | None, name: str, say: Say) -> dict[str, A
     recipe = recipe.model_copy(update={"name": name, "plan": recipe.plan.model_copy(update={"card": card})})
     prepared, facts = check_recipe(recipe, say_nothing)
     train, data = recipe.train, recipe.data
-    say(f"held out: {len(prepared.validation):,} of {_count(prepared):,} rows ({data.validation:.0%})")
-    say(f"longest row: {data.max_tokens:,} tokens ({fixing.reasons['data.max_tokens'][0].partition('; ')[2]})")
+    held_out, count = len(prepared.validation), len(prepared.train) + len(prepared.validation)
+    say(f"held out: {held_out:,} of {count:,} rows ({held_out / max(1, count):.0%})")
+    if "silent_share" in fixing.tree["data"]:
+        say(f"without reasoning: {data.silent_share:.0%} of the rows, so that the model can still answer without it")
+    say(f"limit: rows of up to {data.max_tokens:,} tokens; {_fits(fixing)}")
     if "steps" in facts:
         say(
             f"steps: {facts['steps']:,} of {train.tokens_per_step:,} tokens in {train.epochs} epochs, at a rate of "
@@ -215,8 +235,10 @@ def _check(fixing: Fixing, card: str | None, name: str, say: Say) -> dict[str, A
     return facts
 
 
-def _count(prepared: Prepared) -> int:
-    return len(prepared.train) + len(prepared.validation)
+def _fits(fixing: Fixing) -> str:
+    """Return what the reason for `data.max_tokens` says of the longest rows."""
+    reasons = (reason.partition("; ") for reason in fixing.reasons["data.max_tokens"])
+    return next(rest for begin, _, rest in reasons if begin == LIMIT_REASON)
 
 
 def _say_reading(fixing: Fixing, say: Say) -> None:
@@ -227,13 +249,14 @@ def _say_reading(fixing: Fixing, say: Say) -> None:
     how = "likely: by what the columns hold" if "data.columns" in fixing.reasons else "sure: by their usual names"
     for file in summary["files"]:
         say(f"{file['path']}: {file['rows']:,} rows, {file['format']} ({how})")
+        for line in unused_lines(file.get("unused", ())):
+            say(line)
     if ignored := fixing.tree["data"].get("ignore"):
         say(f"left out: {', '.join(ignored)}")
     for other in fixing.unsure:
         say(f"not sure: they could also be read with {_spell(other)}")
     for fault in summary["faults"]:
-        done = ", ".join(f"{number:,} {action}" for action, number in fault["actions"].items())
-        say(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
+        say(f"  {describe_fault(fault['fault'], fault)}")
 
 
 def _say_end(fixing: Fixing, facts: Mapping[str, Any], target: Path, say: Say) -> bool:
@@ -248,5 +271,5 @@ def _say_end(fixing: Fixing, facts: Mapping[str, Any], target: Path, say: Say) -
     for stop in stops:
         say(f"  {stop}")
     say(f"\nwritten: {target}" + (", which is not ready: fix what is listed above" if stops else ""))
-    say(shell_command("check" if stops else "train", target))
+    say(f"next: {shell_command('check' if stops else 'train', target)}")
     return not stops

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from thinktune.config.loading import dump_recipe, load_recipe
 from thinktune.errors import UserError
 
 GOOD = {"question": "q?", "reasoning": "because of it", "answer": "a"}
@@ -26,9 +27,9 @@ def write(folder: Path, rows=(GOOD,), **changes) -> Path:
     return folder / "mine.yaml"
 
 
-def train_in_process(recipe, cwd):
-    """Run `thinktune train`; its exit code and whether torch was loaded are printed last."""
-    code = f"import sys; sys.argv = ['thinktune', 'train', {str(recipe)!r}]\nfrom thinktune.cli import main\n"
+def run_in_process(cwd, *arguments):
+    """Run a verb; its exit code and whether torch was loaded are printed last."""
+    code = f"import sys; sys.argv = {['thinktune', *map(str, arguments)]!r}\nfrom thinktune.cli import main\n"
     code += "try: main()\nexcept SystemExit as end: print(end.code, 'torch' in sys.modules)"
     return subprocess.run([sys.executable, "-c", code], cwd=cwd, capture_output=True, text=True, timeout=60)
 
@@ -56,14 +57,14 @@ def test_help_is_printed_without_loading_torch_or_pydantic(tmp_path):
 
 def test_a_bad_recipe_is_refused_before_torch_is_loaded(tmp_path):
     recipe = write(tmp_path, train={"learning_rat": 1, "epochs": 0})
-    done = train_in_process(recipe, tmp_path)
+    done = run_in_process(tmp_path, "train", recipe)
     assert done.stdout.split() == ["2", "False"]
     assert "did you mean learning_rate?" in done.stderr
     assert "train.epochs" in done.stderr
 
 
 def test_all_missing_paths_are_reported_at_once_before_torch_is_loaded(tmp_path):
-    done = train_in_process(write(tmp_path, data={"name": "gone.jsonl", "validation": "lost.jsonl"}), tmp_path)
+    done = run_in_process(tmp_path, "train", write(tmp_path, data={"name": "gone.jsonl", "validation": "lost.jsonl"}))
     assert done.stdout.split() == ["2", "False"]
     for place in ("model.name: 'nowhere'", "data.name: 'gone.jsonl'", "data.validation: 'lost.jsonl'"):
         assert place in " ".join(done.stderr.split())
@@ -187,3 +188,23 @@ def test_both_endpoints_are_named_once(texts):
 @pytest.mark.parametrize("verb", ["eval", "report"])
 def test_a_folder_that_is_not_a_run_is_named(tmp_path, verb):
     assert_refused(run(verb, "nowhere", cwd=tmp_path), "nowhere", "is not a run's folder")
+
+
+def test_rows_that_are_not_here_are_refused_before_torch_is_loaded(tmp_path):
+    (tmp_path / "taken.yaml").touch()
+    done = run_in_process(tmp_path, "init", "gone.jsonl", "--model", "none", "--output", "taken.yaml")
+    assert done.stdout.split() == ["2", "False"]
+    for fault in ("gone.jsonl: is not a file or folder here", "--model: 'none'", "--output: taken.yaml"):
+        assert fault in " ".join(done.stderr.split())
+
+
+def test_a_run_that_began_with_other_settings_is_refused_before_torch_is_loaded(tmp_path, start):
+    recipe = write(tmp_path, model={"name": str(start)})
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    began = load_recipe(recipe, ["train.epochs=3", f"data.name={tmp_path}/rows.jsonl"])
+    (folder / "recipe.yaml").write_text(dump_recipe(began), encoding="utf-8")
+    (folder / "environment.json").write_text("{}", encoding="utf-8")
+    done = run_in_process(tmp_path, "train", recipe)
+    assert done.stdout.split() == ["2", "False"]
+    assert "train.epochs (was 3, is 1); restore the previous values" in " ".join(done.stderr.split())

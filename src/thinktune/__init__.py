@@ -31,7 +31,7 @@ def check(recipe: str | Path, *overrides: str) -> dict[str, Any]:
 
     loaded = _load_recipe(recipe, overrides)
     first = prepare_rows_first(loaded, say)
-    from thinktune.commands import check_recipe
+    from thinktune.commands.check import check_recipe
 
     return check_recipe(loaded, say, first)[1]
 

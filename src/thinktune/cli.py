@@ -61,9 +61,7 @@ def thinktune(
 
 
 @app.command()
-def demo(
-    folder: arguments.DemoFolder = Path("runs/demo"),
-) -> None:
+def demo(folder: arguments.DemoFolder = Path("runs/demo")) -> None:
     """Run the whole pipeline with a tiny Qwen3. Takes a few minutes on a CPU."""
     with captured_output():
         from thinktune.demo import demo as run_demo
@@ -82,15 +80,17 @@ def init(
     yes: arguments.AskNothing = False,
 ) -> None:
     """Write a recipe that suits your rows and your card. Exit code 0 if it is ready, 2 if not."""
+    from thinktune.commands import InitOptions, refuse_options
+
+    refuse_options(options := InitOptions(rows, model, hub, card, output))
     with captured_output():
-        from thinktune.commands.init import InitOptions, ask_on_terminal, init_recipe
+        from thinktune.commands.init import ask_on_terminal, init_recipe
 
     console = make_console()
     ask = None if yes else ask_on_terminal(lambda question: console.input(translate(question), markup=False))
     with exit_when_stopped("stopped; nothing was written"):
-        ready = init_recipe(InitOptions(rows, model, hub, card, output), say, ask)
-    if not ready:
-        raise typer.Exit(2)
+        if not init_recipe(options, say, ask):
+            raise typer.Exit(2)
 
 
 @app.command()
@@ -140,16 +140,15 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, options: _CheckOpt
         refuse_existing(write)
     first = None if options.fixed else prepare_rows_first(loaded, say_to_stderr)
     with captured_output():
-        from thinktune.commands import check_recipe, print_check
-        from thinktune.commands.check import finish_facts, peak_memory_mib, read_price, write_doubts_page
+        from thinktune.commands import check as checks
         from thinktune.commands.fix import fix_recipe
 
-    price = read_price(options.price)
+    price = checks.read_price(options.price)
     if options.fixed:
         recipe, loaded, written = fix_recipe(recipe, loaded, say_to_stderr)
         overrides = []  # which the fixed recipe holds
     try:
-        prepared, facts = check_recipe(loaded, say_to_stderr, first, price)
+        prepared, facts = checks.check_recipe(loaded, say_to_stderr, first, price)
     except UserError:
         for line in written:
             say_to_stderr(line)
@@ -159,12 +158,13 @@ def _check(recipe: Path, overrides: list[str], as_json: bool, options: _CheckOpt
     elif write:
         written.append(f"{write}: nothing was written, because the rows are not ready")
     if doubts:
-        written += write_doubts_page(loaded, doubts)
-    facts |= finish_facts(facts, recipe, overrides, strict=options.strict) | ({"written": written} if written else {})
+        written += checks.write_doubts_page(loaded, doubts)
+    facts |= {"written": written} if written else {}
+    facts |= checks.finish_facts(facts, recipe, overrides, strict=options.strict)
     if as_json:
-        print_json(facts | {"peak_memory_mib": peak_memory_mib()})
+        print_json(facts | {"peak_memory_mib": checks.peak_memory_mib()})
     else:
-        print_check(facts, make_console())
+        checks.print_check(facts, make_console())
     return facts["verdict"] == "ready"
 
 
@@ -234,7 +234,9 @@ def train(
         loaded = _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
         with captured_output():
             from thinktune.data.rows_first import prepare_new_run
+            from thinktune.run.resume import recipe_changes
 
+        recipe_changes(loaded, loaded.run_folder)  # which refuses to resume a run that began with other settings
         prepare_new_run(loaded, say)
         with captured_output():
             from thinktune.train import hold_own_cards, launch_workers

@@ -54,7 +54,7 @@ def test_check_says_that_fp32_is_slow_on_a_card(tree):
 
 def test_check_on_the_cpu_prints_the_defaults(tree):
     _, facts = check_recipe(settings(tree), quiet)
-    assert "plan: on the CPU: memory tier fp32, activation budget 1, batches of 1,024 tokens" in shown(facts)
+    assert "plan: on the CPU: memory tier fp32, activation budget 1, at most 1,024 tokens in a batch" in shown(facts)
     assert facts["plan"]["options"] == []
 
 
@@ -138,11 +138,19 @@ def test_check_predicts_what_the_run_will_write(tree, memory):
         == needs["checkpoint_bytes"] + needs["best_weights_bytes"] + second
     )
     assert (needs["fits"], needs["held_bytes"]) == (True, 0)
-    gib = [f"{needs[name] / 2**30:.2f}" for name in ("most_bytes", "free_bytes")]
-    [line] = [line for line in shown(facts).splitlines() if line.startswith("disk: ")]
-    assert line.startswith(f"disk: at most {gib[0]} GiB at a time in {folder} (two checkpoints of ")
-    assert re.search(r"; [0-9.]+ GiB are free$", line)
+    parts = [float(size) for size in re.findall(r"([0-9.]+) MiB", line_of_disk(facts).partition("; ")[0])]
+    assert parts[0] == pytest.approx(2 * parts[1] + sum(parts[2:]), abs=0.3), "the parts make up the whole"
+    line = line_of_disk(facts)
+    assert line.startswith(
+        f"disk: at most {needs['most_bytes'] / 2**20:.1f} MiB at a time in {folder} (two checkpoints"
+    )
+    assert re.search(r"; [0-9.,]+ GiB are free$", line)
     assert check_recipe(recipe, quiet)[1]["disk"]["held_bytes"] > weights, "what a run holds counts as its room"
+
+
+def line_of_disk(facts):
+    [line] = [line for line in shown(facts).splitlines() if line.startswith("disk: ")]
+    return line
 
 
 def test_a_disk_that_is_too_small_stops_a_run_on_this_machine(tree, monkeypatch):
@@ -150,7 +158,7 @@ def test_a_disk_that_is_too_small_stops_a_run_on_this_machine(tree, monkeypatch)
     _, facts = check_recipe(settings(tree), quiet)
     assert (facts["verdict"], facts["disk"]["fits"]) == ("not ready", False)
     [stop] = facts["stops"]
-    assert "the disk has 0.00 GiB free" in stop
+    assert "the disk has 1.0 MiB free" in stop
     assert "runs_folder=" in stop
     assert stop in shown(facts)
     elsewhere = check_recipe(settings({**tree, "plan": {"card": "24GiB"}}), quiet)[1]

@@ -13,6 +13,7 @@ from support.runs import quiet
 from thinktune.commands.check import check_recipe
 from thinktune.commands.init import InitOptions, init_recipe
 from thinktune.config.loading import load_recipe
+from thinktune.data.summary import summary_lines
 from thinktune.errors import UserError
 from thinktune.planner.hardware import find_card
 from thinktune.planner.model_choice import BEST_TIERS, KNOWN_MODELS, choose_model, plan_for
@@ -65,22 +66,48 @@ def test_rows_of_any_form_give_a_recipe_that_is_ready_and_of_which_check_warns_o
     ready, file, said = init(name)
     assert ready
     assert file == Path(f"{name.partition('.')[0]}.yaml")
+    assert said[-1].startswith("next: ")
     assert said[-1].endswith(f"train {file}")
     recipe = load_recipe(file)
     prepared, facts = check_recipe(recipe, quiet)
     assert (facts["verdict"], facts["warnings"]) == ("ready", [])
     assert len(prepared.train) + len(prepared.validation) == 40
     assert recipe.data.name == name
-    assert any(f"held out: {len(prepared.validation)} of 40 rows" in line for line in said)
+    held_out = len(prepared.validation)
+    assert f"held out: {held_out} of 40 rows ({held_out / 40:.0%})" in said
+    assert recipe.data.silent_share == 0.1
+    assert not [line for line in summary_lines(facts) if "forgets how to answer" in line], "it is done, and not urged"
+    text = file.read_text(encoding="utf-8")
+    assert f"# {held_out} of 40 usable rows are held out, too few to tell a small gain" in text
+    assert f"# passes over {40 - held_out} rows" in text
     for part in ("time: ", "disk: ", f"steps: {facts['steps']:,} of "):
         assert any(line.startswith(part) for line in said), part
 
 
+def test_what_a_comment_says_is_done_and_stands_above_its_line(init):
+    """Nothing in a recipe that is ready reads like something that is left to do."""
+    write_csv(Path("bees.csv"), [row | {"来源": "内部", "remark": PROSE} for row in rows_of(40)], "gbk")
+    ready, file, said = init("bees.csv")
+    assert ready
+    lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    above = {line.partition(":")[0]: lines[number - 1] for number, line in enumerate(lines) if not line.startswith("#")}
+    assert above["ignore"].startswith("# chosen because: data.ignore: column 'remark' of bees.csv is not used")
+    place = lines.index("encoding: repair")
+    assert lines[place - 2].startswith("# chosen because: bees.csv: is GBK, not UTF-8 (line ")
+    assert lines[place - 1].endswith("bees.csv:1: the whole file is GBK, not UTF-8, and was read as GBK")
+    assert above["silent_share"].startswith("# share of the rows that is trained without reasoning")
+    assert not [line for line in lines if line.startswith("#") and ("write data." in line or "save it as" in line)]
+    assert "  encoding: bees.csv:1: the whole file is GBK, not UTF-8, and was read as GBK" in said
+    assert any(line.startswith("  not used: 来源 (") for line in said)
+
+
 def test_so_few_rows_cannot_show_a_gain_and_that_is_said_beforehand(init):
     write_lines(Path("few.jsonl"), rows_of(12))
-    ready, _, said = init("few.jsonl")
+    ready, file, said = init("few.jsonl")
     assert ready
     assert any(line.startswith("note: data.validation: ") and "told from chance" in line for line in said)
+    assert "usable rows are held out, too few to tell a small gain from chance" in file.read_text(encoding="utf-8")
+    assert load_recipe(file).data.silent_share == 0, "of a few rows, a tenth may be none"
 
 
 def test_nothing_is_overwritten(init):

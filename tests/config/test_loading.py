@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 import thinktune
-from thinktune.config.loading import dump_recipe, load_recipe, validate_recipe
+from thinktune.config.loading import dump_recipe, load_recipe, load_recipe_text, validate_recipe
 from thinktune.config.recipe_keys import EXPERT_FIELDS, of_replay, of_source
 from thinktune.config.row_faults import ROW_FAULTS
 from thinktune.config.schema import Recipe
@@ -73,8 +73,7 @@ def test_all_mistakes_are_told_at_once_with_place_value_and_remedy(tmp_path):
     with pytest.raises(UserError) as caught:
         load_recipe(write(tmp_path, tree))
     told = "\n".join(caught.value.faults)
-    assert len(caught.value.faults) == 5
-    assert "model.name: is missing" in told
+    assert len(caught.value.faults) == 4
     assert "model.nam: unknown key; did you mean name?" in told
     assert "train.learning_rat: unknown key; did you mean learning_rate?" in told
     assert "data.max_tokens" in told
@@ -306,3 +305,36 @@ def test_a_file_that_is_called_data_is_no_key():
         of_source("rows/data.csv.gz: x; write expert.split: hash", 2) == "rows/data.csv.gz: x; write data.2.split: hash"
     )
     assert "'data.zip'" in of_replay("data.name: 'data.zip' is not a file")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("train:\n  epochs:10\n  learning_rate: 1e-3", [":4: is not YAML (a space is missing after a colon: write epochs: 10)"]),
+        ("train:\n  learning_rate: 1e-3\n  epochs:10", [":5: is not YAML (a space is missing after a colon: write epochs: 10)"]),
+        ("train:\n  learning_rate: 1e-3\n\n  epochs：10\n\n  warmup: 0.1", [":6: is not YAML (a space is missing after a colon: write epochs: 10)"]),
+        ("train:\n  epochs:10", [':3: train: is "epochs:10"; write a space after the colon, as in epochs: 10']),
+        ("train: {epochs:10}", [":3: train.epochs: has no space after its colon; write one"]),
+        ("train: {epochs.x: 10}", [":3: train.epochs.x: unknown key; did you mean epochs?"]),
+        ("generate:\n  note: |\n    epochs:10\n   bad: [", [":6: is not YAML (expected <block end>"]),
+    ],
+)  # fmt: skip
+def test_a_colon_without_its_space_is_named_at_its_line(text, told):
+    with pytest.raises(UserError) as caught:
+        load_recipe_text(f"model: {{name: m}}\ndata: {{name: rows.jsonl}}\n{text}\n", Path("mine.yaml"))
+    assert len(caught.value.faults) == len(told)
+    for fault, sentence in zip(caught.value.faults, told, strict=True):
+        assert fault.startswith(f"mine.yaml{sentence}"), fault
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model: {name: m}\ndta: {name: r.jsonl}", "mine.yaml:2: dta: unknown key; did you mean data?"),
+        ("model: {nme: m}\ndata: {name: r.jsonl}", "mine.yaml:1: model.nme: unknown key; did you mean name?"),
+    ],
+)
+def test_a_misspelt_key_is_not_also_missing(text, told):
+    with pytest.raises(UserError) as caught:
+        load_recipe_text(text, Path("mine.yaml"))
+    assert caught.value.faults == [told]

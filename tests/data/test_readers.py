@@ -2,10 +2,13 @@
 
 import codecs
 import csv
+import gc
 import json
 import math
 import sys
 import tracemalloc
+import warnings
+from itertools import islice
 
 import pytest
 from support.row_files import GOOD, ROWS, as_file, findings_of, lines, read, refusal, table, write
@@ -263,3 +266,18 @@ def test_the_files_of_other_projects_are_all_read(real):
         rows = read(file)
         assert rows, file
         assert all(row.columns is not None and not row.findings for row in rows), file
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.jsonl", "rows.csv.gz"])
+@pytest.mark.parametrize("encoding", ["utf-8", "gb18030"])
+def test_no_file_is_left_open_however_many_rows_are_read(tmp_path, name, encoding):
+    """What is left to the garbage collector warns of it on the user's terminal."""
+    good = {"question": "心脏泵什么？", "reasoning": "先想一想。", "answer": "血液"}
+    text = lines([good] * 3) if "jsonl" in name else table([good] * 3, "\t" if "tsv" in name else ",")
+    file = write(tmp_path, name, text.encode(encoding))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for wanted in (1, 9):
+            list(islice(read_rows(file, name, repair_encoding=True), wanted))
+        gc.collect()
+    assert [str(each.message) for each in warned if each.category is ResourceWarning] == []

@@ -35,7 +35,7 @@ import sys, torch
 from support.runs import settings, small_tree_of
 from support.tiny_models import tiny_config
 from transformers import AutoModelForCausalLM
-from thinktune.commands import check_recipe
+from thinktune.commands.check import check_recipe
 from thinktune.demo.tiny_model import make_tokenizer
 from thinktune.train import train
 

@@ -9,7 +9,7 @@ import torch
 from support.prepared_rows import write
 from support.runs import equal, quiet, settings, stop_after
 
-from thinktune.commands import check_recipe
+from thinktune.commands.check import check_recipe
 from thinktune.config.loading import load_recipe
 from thinktune.config.schema import TrainConfig
 from thinktune.data import prepare

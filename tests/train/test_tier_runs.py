@@ -8,7 +8,7 @@ from support.tiny_models import tiny_config
 from transformers import AutoModelForCausalLM
 
 from thinktune.checkpoint import store
-from thinktune.commands import check_recipe
+from thinktune.commands.check import check_recipe
 from thinktune.data.pipeline import prepare
 from thinktune.errors import UserError
 from thinktune.files import read_json

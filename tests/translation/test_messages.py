@@ -100,10 +100,10 @@ def test_lines_are_translated_and_json_is_not(monkeypatch, capsys):
 def test_a_recipe_has_its_reasons_in_the_terminals_language(monkeypatch):
     monkeypatch.setenv("THINKTUNE_LANG", "zh")
     fixing = Fixing({"data": {"name": "rows.jsonl", "validation": 0.2}})
-    fixing.reasons["data.validation"] = ["20% of 300 usable rows, enough to tell a gain from chance"]
+    fixing.reasons["data.validation"] = ["60 of 300 usable rows are held out, enough to tell a gain from chance"]
     text = format_recipe(fixing, "Written by thinktune init for rows.jsonl; the reason is above each choice.")
     assert "# 由 thinktune init 为 rows.jsonl 写成" in text
-    assert "  # 占 300 行可用数据的 20%" in text
+    assert "  # 300 行可用数据中留出 60 行，足以区分" in text
     assert parse_yaml(text).value == fixing.tree
 
 

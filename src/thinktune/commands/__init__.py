@@ -1,5 +1,5 @@
-"""Verbs that are more than one call."""
+"""Verbs that are more than one call: this door is light, and what loads torch is imported by its own path."""
 
-from thinktune.commands.check import check_recipe, print_check
+from thinktune.commands.init_options import InitOptions, refuse_options
 
-__all__ = ["check_recipe", "print_check"]
+__all__ = ["InitOptions", "refuse_options"]

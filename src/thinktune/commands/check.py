@@ -332,7 +332,7 @@ def _print_verdict(facts: Mapping[str, Any], console: Console) -> None:
     rest = translate(f"{facts['steps']:,} steps" if ready else "fix what is listed above")
     console.print(f"\n[bold {'green' if ready else 'red'}]{verdict}[/]: {rest}", highlight=False)
     if ready and "next" in facts:
-        _print(facts["next"], console)
+        _print(f"next: {facts['next']}", console)
 
 
 def _print(line: str, console: Console, style: str | None = None) -> None:

@@ -13,6 +13,7 @@ from thinktune.config.recipe_keys import EXPERT_FIELDS
 from thinktune.config.strict_yaml import parse_yaml
 from thinktune.data import Prepared
 from thinktune.data.pipeline import prepare_with_faults
+from thinktune.data.reading.raw_rows import WHOLE_FILE
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_text
 from thinktune.hub import locate_model
@@ -22,6 +23,7 @@ from thinktune.translation import translate
 
 MAX_ROUNDS = 8  # of remedies, each of which may bring to light what the next one is for
 COMMENT_CHARACTERS = 400
+SILENT_SHARE, FEWEST_ROWS_TO_SILENCE = 0.1, 20  # of fewer rows, that share may be none
 PROPOSED_SECTIONS = ("data", "model")  # of which remedies for rows and templates speak
 
 
@@ -31,6 +33,7 @@ class Fixing:
 
     tree: dict[str, Any]
     reasons: dict[str, list[str]] = field(default_factory=dict[str, list[str]])  # by `section.key`
+    followed: set[str] = field(default_factory=set[str])  # reasons that are sentences whose remedy was followed
     unsure: list[Change] = field(default_factory=list[Change])  # other readings, which were not chosen
     left: tuple[str, ...] = ()
     prepared: Prepared | None = None
@@ -53,6 +56,8 @@ def fix_recipe(path: Path, recipe: Recipe, say: Say) -> tuple[Path, Recipe, list
             "only the source that needs fixing, and copy the result"
         )
     fixing = Fixing(own_values(recipe, path))
+    if "silent_share" in recipe.data.model_fields_set:  # the user's choice, even where it is the default
+        fixing.tree["data"]["silent_share"] = recipe.data.silent_share
     follow_remedies(fixing, say)
     changed = ", ".join(fixing.reasons) or "nothing needed a change"
     if fixing.prepared is not None:
@@ -82,7 +87,17 @@ def follow_remedies(fixing: Fixing, say: Say, pick: Callable[[Sequence[Change]],
         fixing.unsure += [other for other in changes if other is not change]
         for key, value in change.values.items():
             _apply(fixing.tree, key, value)
-            fixing.reasons.setdefault(key, []).append(change.sentence)
+            _give_reasons(fixing, key, value, [*stops, change.sentence])
+
+
+def _give_reasons(fixing: Fixing, key: str, value: Any, sentences: Sequence[str]) -> None:
+    """Note why a setting was changed: for the last of `sentences`, or for what others say of the columns left out."""
+    unused = [one for one in sentences if key == "data.ignore" and one.startswith(f"{key}: column ")]
+    causes = [one for one in unused if any(repr(column) in one for column in value)] or [sentences[-1]]
+    places = [f"{key}.{name}" for name in value] if key == "data.faults" else [key]
+    for place in places:
+        fixing.reasons.setdefault(place, []).extend(causes)
+    fixing.followed.update(causes)
 
 
 def own_values(recipe: Recipe, path: Path) -> dict[str, Any]:
@@ -172,27 +187,35 @@ def write_out_choices(fixing: Fixing, summary: Mapping[str, Any]) -> None:
     if len({*formats.values()}) == 1:  # files of several layouts are told apart by what each of them has
         data["columns"] = _as_dict(parse_yaml(next(iter(formats.values()))).value)
     for text in sorted(formats):
-        fixing.reasons.setdefault("data.columns" if "columns" in data else "data", []).append(
-            f"rows are read as {text}"
-        )
+        place = "data.columns" if "columns" in data else "data.name"
+        fixing.reasons.setdefault(place, []).append(f"rows are read as {text}")
     met = {fault["fault"]: fault for fault in summary["faults"]}
     if met:
         data["faults"] = _as_dict(data.get("faults")) | {name: fault["policy"] for name, fault in met.items()}
     for name, fault in met.items():
-        done = ", ".join(f"{number:,} {action}" for action, number in fault["actions"].items())
-        reason = f"{fault['meaning']}: {done}, as in {fault['examples'][0]}"
-        fixing.reasons[f"data.faults.{name}"] = [reason]
+        fixing.reasons.setdefault(f"data.faults.{name}", []).append(describe_fault(fault["meaning"], fault))
     longer = summary["over"].get(str(summary["max_tokens"]), 0)
     if longer:
         fixing.reasons.setdefault("data.max_tokens", []).append(
             f"{longer:,} replies are longer than {summary['max_tokens']:,} tokens; a larger limit needs more memory"
         )
         data.setdefault("max_tokens", summary["max_tokens"])
-    if summary["has_thinking_switch"] and summary["train_rows"] and not summary["silent_rows"]:
-        fixing.reasons.setdefault("data", []).append(
-            "every row has reasoning, so the model would forget how to answer without thinking; silent_share: 0.1 "
-            "prevents that"
-        )
+    keeps_switch = summary["silent_rows"] or not summary["has_thinking_switch"] or "silent_share" in data
+    if not keeps_switch and summary["train_rows"] >= FEWEST_ROWS_TO_SILENCE:
+        data["silent_share"] = SILENT_SHARE
+        fixing.reasons["data.silent_share"] = [
+            "share of the rows that is trained without reasoning: every row has reasoning, and from such rows alone a "
+            "model forgets how to answer without thinking"
+        ]
+
+
+def describe_fault(name: str, fault: Mapping[str, Any]) -> str:
+    """Describe what became of rows with a fault, as in `fragment: 2 dropped, as in rows.jsonl:3: …`."""
+    example = fault["examples"][0]
+    if fault["fault"] == "encoding" and WHOLE_FILE in example:
+        return f"{name}: {example}"
+    done = ", ".join(f"{number:,} {action}" for action, number in fault["actions"].items())
+    return f"{name}: {done}, as in {example}"
 
 
 def free_name(path: Path, ending: str = "") -> Path:
@@ -207,28 +230,41 @@ def free_name(path: Path, ending: str = "") -> Path:
 def format_recipe(fixing: Fixing, heading: str) -> str:
     """Write the recipe below a heading, each choice below its reasons, in the terminal's language."""
     lines = [f"# {translate(heading)}"]
-    lines += [translate(f"# Not ready: {_comment(sentence)}") for sentence in fixing.left]
+    lines += [translate(f"# Not ready: {_one_line(translate(sentence))}") for sentence in fixing.left]
+
+    def comments(place: str) -> list[str]:
+        return [f"# {_comment(fixing, place, reason)}" for reason in fixing.reasons.get(place, ())]
+
     for section, values in fixing.tree.items():
         lines.append("")
         if not isinstance(values, dict):
             lines.append(dump_values({section: values}).rstrip())
             continue
         lines.append(f"{section}:")
-        lines += [f"  # {_comment(reason)}" for reason in fixing.reasons.get(section, ())]
         for key, value in values.items():
             place = f"{section}.{key}"
-            lines += [f"  # {_comment(reason)}" for reason in fixing.reasons.get(place, ())]
+            lines += [f"  {line}" for line in comments(place)]
             if key == "faults" and isinstance(value, dict):
                 lines.append(f"  {key}:")
                 for name, policy in value.items():
-                    lines += [f"    # {_comment(reason)}" for reason in fixing.reasons.get(f"{place}.{name}", ())]
+                    lines += [f"    {line}" for line in comments(f"{place}.{name}")]
                     lines.append(f"    {dump_values({name: policy}).rstrip()}")
             else:
                 lines += [f"  {line}" for line in dump_values({key: value}).rstrip().split("\n")]
     return "\n".join(lines) + "\n"
 
 
-def _comment(text: str) -> str:
-    """Return a text in the terminal's language that fits into a comment of one line, whatever a row put into it."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in translate(text))
+def _comment(fixing: Fixing, place: str, reason: str) -> str:
+    """Return a reason in the terminal's language; of a sentence whose remedy was followed, only what was wrong."""
+    said = translate(reason)
+    if reason not in fixing.followed:
+        return _one_line(said)
+    remedy = said.rfind(f"{'.'.join(place.split('.')[:2])}: ")
+    cut = max(said.rfind(mark, 0, max(0, remedy)) for mark in ("; ", "；"))
+    return translate("chosen because:") + f" {_one_line(said[:cut] if cut > 0 else said)}"
+
+
+def _one_line(text: str) -> str:
+    """Return a text that fits into a comment of one line, whatever a row put into it."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in text)
     return plain if len(plain) <= COMMENT_CHARACTERS else f"{plain[:COMMENT_CHARACTERS]} …"

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from thinktune.commands.check import check_recipe
 from thinktune.commands.fix import (
     Change,
     Fixing,
+    describe_fault,
     follow_remedies,
     format_recipe,
     free_name,
@@ -19,17 +19,19 @@ from thinktune.commands.fix import (
     try_recipe,
     write_out_choices,
 )
+from thinktune.commands.init_options import InitOptions, are_here, model_fault, refuse_options
 from thinktune.config.schema import Hub
-from thinktune.data import Prepared
 from thinktune.data.columns.mapping import to_flow_yaml
+from thinktune.data.columns.unused import unused_lines
 from thinktune.errors import UserError
-from thinktune.files import ROW_FILE_ENDINGS, atomic_write_text
+from thinktune.files import atomic_write_text
 from thinktune.hub import RepoType, find_in_cache, locate_model
 from thinktune.model import pick_device
 from thinktune.model.admission import admit
 from thinktune.planner.disk_space import describe_disk
 from thinktune.planner.hardware import Card, find_cluster
 from thinktune.planner.hyperparameters import (
+    MIN_HELD_OUT,
     suit_epochs,
     suit_learning_rate,
     suit_max_tokens,
@@ -46,20 +48,9 @@ from thinktune.run.environment import shell_command
 
 LONGEST_READ_TOKENS = 32_768  # of a row while lengths are measured
 USUAL_LIMIT_TOKENS = 2048  # up to which no row is left out
-RECIPE_ENDINGS = (".yaml", ".yml")
+LIMIT_REASON = "rows of up to so many tokens are trained"
 
 Ask = Callable[[str], str]
-
-
-@dataclass(frozen=True, slots=True)
-class InitOptions:
-    """What the user said: rows, here or on a hub, and where given a model, its hub, a card and the recipe's file."""
-
-    rows: Path
-    model: str | None = None
-    hub: Hub = "modelscope"
-    card: str | None = None
-    output: Path | None = None
 
 
 def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
@@ -68,7 +59,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     `ask` puts a question to the user and returns the answer; without it nothing is asked, and the first reading of
     several is taken and told. No file is overwritten. Raises UserError where the rows or the model cannot be had.
     """
-    _refuse_other_files(options)
+    refuse_options(options)
     target = _find_target(options)
     card = _find_card(options.card) if options.card else _card_here()
     model = _choose_model(options, card, say, ask)
@@ -79,6 +70,7 @@ def init_recipe(options: InitOptions, say: Say, ask: Ask | None = None) -> bool:
     if fixing.prepared is not None and not fixing.left:
         _choose_sizes(fixing)
         fixing.left = tuple(try_recipe(fixing, say_nothing))
+        _explain_split(fixing)
     _say_reading(fixing, say)
     facts: dict[str, Any] = {}
     if fixing.prepared is not None and not fixing.left:
@@ -110,47 +102,19 @@ def _find_card(text: str) -> Card:
         raise UserError(here) from None
 
 
-def _refuse_other_files(options: InitOptions) -> None:
-    rows = options.rows
-    if rows.suffix.lower() in RECIPE_ENDINGS and rows.is_file():
-        raise UserError(
-            f"{rows}: is a recipe, but a file of rows is expected; {shell_command('check', rows)} shows what it trains"
-        )
-    if not _are_here(rows) and not _could_be_on_a_hub(rows):
-        raise UserError(
-            f"{rows}: is not a file or folder here; name your rows, as in thinktune init rows.jsonl, or a data set on "
-            "a hub, as in OWNER/NAME"
-        )
-
-
-def _are_here(rows: Path) -> bool:
-    return rows.exists() or any(letter in str(rows) for letter in "*?[")
-
-
-def _could_be_on_a_hub(rows: Path) -> bool:
-    """Return True for OWNER/NAME; a folder that is here, or an ending of files of rows, means that a file was meant."""
-    owner, *names = rows.as_posix().split("/")
-    is_file_name = rows.name.lower().endswith(ROW_FILE_ENDINGS)
-    return len(names) == 1 and owner not in ("", ".", "..", "~") and not is_file_name and not Path(owner).exists()
-
-
 def _name_rows(options: InitOptions) -> dict[str, Any]:
     """Return the recipe's `data.name`, and the hub that has such a data set where it is not here."""
-    if _are_here(options.rows):
+    if are_here(options.rows):
         return {"name": str(options.rows)}
     name = options.rows.as_posix()
     return {"name": name, "hub": _hub_that_has(name, options.hub, "dataset")}
 
 
 def _find_target(options: InitOptions) -> Path:
-    """Return the recipe's file: the one named, which must be new, or one named after the rows."""
+    """Return the recipe's file: the one named, or a new one named after the rows."""
     if options.output is None:
         stem = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in _plain_stem(options.rows))
         return free_name(Path(f"{stem.strip('-') or 'recipe'}.yaml"))
-    if options.output.exists():
-        raise UserError(
-            f"--output: {options.output} already exists and is not overwritten; name another file, or move that one"
-        )
     return options.output
 
 
@@ -175,10 +139,8 @@ def _choose_model(options: InitOptions, card: Card | None, say: Say, ask: Ask | 
             named = other
     if Path(named).expanduser().exists():
         return {"name": named}
-    if named.count("/") != 1:
-        raise UserError(
-            f"--model: {named!r} is not a folder here, and a name on a hub is OWNER/NAME, as in Qwen/Qwen3-1.7B"
-        )
+    if fault := model_fault(named):
+        raise UserError(fault)
     return {"name": named, "hub": _hub_that_has(named, options.hub, "model")}
 
 
@@ -228,13 +190,26 @@ def _choose_sizes(fixing: Fixing) -> None:
     lowest, highest = usual_rates(parameters)
     together = max(1, round(size / mean))
     longest, longer = int(lengths.max()), int((lengths > limit).sum())
-    fits = f"{longer:,} rows are longer" if longer else f"the longest row has {longest:,}"
+    fits = f"{longer:,} rows are longer and left out" if longer else f"the longest has {longest:,}"
     reasons = {
-        "data.validation": f"{share:.0%} of {rows:,} usable rows, enough to tell a gain from chance",
-        "data.max_tokens": f"tokens of the longest row to train; {fits}",
-        "train.epochs": f"passes over about {train_rows:,} rows; the best checkpoint is kept",
+        "data.max_tokens": f"{LIMIT_REASON}; {fits}",
         "train.tokens_per_step": f"about {together:,} {'row' if together == 1 else 'rows'} a step, for enough steps",
         "train.learning_rate": f"for {parameters / 1e6:,.0f} million parameters; usual are {lowest:g} to {highest:g}",
+    }
+    for key, reason in reasons.items():
+        fixing.reasons.setdefault(key, []).append(reason)
+
+
+def _explain_split(fixing: Fixing) -> None:
+    """Note why so many rows are held out and how many are left to train on, by the split as it came out."""
+    if fixing.prepared is None:
+        return
+    held_out, trained = len(fixing.prepared.validation), len(fixing.prepared.train)
+    enough = held_out >= MIN_HELD_OUT
+    tells = "enough to tell a gain from chance" if enough else "too few to tell a small gain from chance"
+    reasons = {
+        "data.validation": f"{held_out:,} of {held_out + trained:,} usable rows are held out, {tells}",
+        "train.epochs": f"passes over {trained:,} rows; the best checkpoint is kept",
     }
     for key, reason in reasons.items():
         fixing.reasons.setdefault(key, []).append(reason)
@@ -246,8 +221,11 @@ def _check(fixing: Fixing, card: str | None, name: str, say: Say) -> dict[str, A
     recipe = recipe.model_copy(update={"name": name, "plan": recipe.plan.model_copy(update={"card": card})})
     prepared, facts = check_recipe(recipe, say_nothing)
     train, data = recipe.train, recipe.data
-    say(f"held out: {len(prepared.validation):,} of {_count(prepared):,} rows ({data.validation:.0%})")
-    say(f"longest row: {data.max_tokens:,} tokens ({fixing.reasons['data.max_tokens'][0].partition('; ')[2]})")
+    held_out, count = len(prepared.validation), len(prepared.train) + len(prepared.validation)
+    say(f"held out: {held_out:,} of {count:,} rows ({held_out / max(1, count):.0%})")
+    if "silent_share" in fixing.tree["data"]:
+        say(f"without reasoning: {data.silent_share:.0%} of the rows, so that the model can still answer without it")
+    say(f"limit: rows of up to {data.max_tokens:,} tokens; {_fits(fixing)}")
     if "steps" in facts:
         say(
             f"steps: {facts['steps']:,} of {train.tokens_per_step:,} tokens in {train.epochs} epochs, at a rate of "
@@ -257,8 +235,10 @@ def _check(fixing: Fixing, card: str | None, name: str, say: Say) -> dict[str, A
     return facts
 
 
-def _count(prepared: Prepared) -> int:
-    return len(prepared.train) + len(prepared.validation)
+def _fits(fixing: Fixing) -> str:
+    """Return what the reason for `data.max_tokens` says of the longest rows."""
+    reasons = (reason.partition("; ") for reason in fixing.reasons["data.max_tokens"])
+    return next(rest for begin, _, rest in reasons if begin == LIMIT_REASON)
 
 
 def _say_reading(fixing: Fixing, say: Say) -> None:
@@ -269,13 +249,14 @@ def _say_reading(fixing: Fixing, say: Say) -> None:
     how = "likely: by what the columns hold" if "data.columns" in fixing.reasons else "sure: by their usual names"
     for file in summary["files"]:
         say(f"{file['path']}: {file['rows']:,} rows, {file['format']} ({how})")
+        for line in unused_lines(file.get("unused", ())):
+            say(line)
     if ignored := fixing.tree["data"].get("ignore"):
         say(f"left out: {', '.join(ignored)}")
     for other in fixing.unsure:
         say(f"not sure: they could also be read with {_spell(other)}")
     for fault in summary["faults"]:
-        done = ", ".join(f"{number:,} {action}" for action, number in fault["actions"].items())
-        say(f"  {fault['fault']}: {done}, as in {fault['examples'][0]}")
+        say(f"  {describe_fault(fault['fault'], fault)}")
 
 
 def _say_end(fixing: Fixing, facts: Mapping[str, Any], target: Path, say: Say) -> bool:
@@ -290,5 +271,5 @@ def _say_end(fixing: Fixing, facts: Mapping[str, Any], target: Path, say: Say) -
     for stop in stops:
         say(f"  {stop}")
     say(f"\nwritten: {target}" + (", which is not ready: fix what is listed above" if stops else ""))
-    say(shell_command("check" if stops else "train", target))
+    say(f"next: {shell_command('check' if stops else 'train', target)}")
     return not stops

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from thinktune.config.expert import answer_unknown_key, fields_at_former_place, from_fields, to_fields, without_key
 from thinktune.config.recipe_keys import EXPERT_FIELDS, OTHER_SOURCES, first_source_key, other_key, recipe_key
 from thinktune.config.schema import Recipe
-from thinktune.config.strict_yaml import YamlDocument, YamlSyntaxError, is_text, parse_yaml, read_yaml
+from thinktune.config.strict_yaml import YamlDocument, YamlSyntaxError, is_text, parse_yaml, read_yaml, with_space
 from thinktune.errors import UserError
 from thinktune.files import describe_given_rows, expand_home
 from thinktune.progress import Say, say_nothing
@@ -26,6 +26,7 @@ NUMBER_FAULTS = {
 MAX_SHOWN_CHARACTERS = 100  # of an override
 NAMED_SECTIONS = ("model", "data")  # which people write as the name alone
 SHORT_FORMS = {"replay": "share"}  # sections for which a number may stand, and the setting that it is
+_MISSPELT = re.compile(r"((?:[^\s:]+\.)?)[^\s:.]+: unknown key; did you mean ([a-z_.]+)\?")
 RENAMED_KEYS = {"recompute": "activation_budget"}  # keys of older recipes and their names today
 
 
@@ -62,6 +63,8 @@ def _read_document(document: YamlDocument, path: Path, overrides: Sequence[str])
     """Return the recipe of a document with overrides, and its tree; raises UserError with every mistake."""
     tree: Any = {} if document.value is None else document.value
     if not isinstance(tree, dict):
+        if isinstance(tree, str) and (meant := with_space(tree)):
+            raise UserError(f"{path}: a space is missing after a colon; write {meant[:MAX_SHOWN_CHARACTERS]}")
         raise UserError(f"{path}: holds {type(tree).__name__}, not keys and values; see the files in recipes/")
     places = {key: f"{path}:{line}" for key, line in document.lines.items()}
     mistakes = [f"{path}:{fault.line}: {fault.sentence}" for fault in document.faults]
@@ -105,7 +108,9 @@ def _validate(tree: dict[str, Any]) -> tuple[Recipe | None, list[str]]:
         return Recipe.model_validate(fields), faults
     except ValidationError as error:
         listed = isinstance(tree.get("data"), list)
-        return None, faults + [_describe_fault(fault, listed=listed) for fault in error.errors()]
+        said = [_describe_fault(fault, listed=listed) for fault in error.errors()]
+        meant = {f"{found[1]}{found[2]}" for found in filter(None, map(_MISSPELT.match, said))}
+        return None, faults + [sentence for sentence in said if sentence.partition(": is missing; ")[0] not in meant]
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -243,7 +248,7 @@ def _describe_fault(fault: Any, *, listed: bool) -> str:
     place = first_source_key(key) if listed else recipe_key(key)
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "extra_forbidden":
-        return f"{place}: unknown key; {_suggest_key(place)}"
+        return f"{place}: unknown key; {_suggest_key(place, str(fault['loc'][-1]))}"
     if fault["type"] == "missing":
         return f"{place}: is missing; add it to the recipe"
     if fault["type"] == "value_error":
@@ -256,6 +261,10 @@ def _describe_fault(fault: Any, *, listed: bool) -> str:
         return f"{place}: is {_spell(fault['input'])}; write a time with its unit, as in 3.5h, 90m or 600s"
     if fault["type"] == "model_type" and place in NAMED_SECTIONS and isinstance(fault["input"], str):
         return f"{place}: is {_spell(fault['input'])}; write {place}: {{name: {_spell(fault['input'])}}}"
+    if fault["type"] == "model_type" and isinstance(fault["input"], str) and (meant := with_space(fault["input"])):
+        return (
+            f"{place}: is {_spell(fault['input'])}; write a space after the colon, as in {meant[:MAX_SHOWN_CHARACTERS]}"
+        )
     if fault["type"] == "model_type":
         return f"{place}: is {_spell(fault['input'])}; write its settings below it, each with its value"
     if fault["type"] in NUMBER_FAULTS:
@@ -268,8 +277,9 @@ def _spell(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=repr)[:60]
 
 
-def _suggest_key(key: str) -> str:
-    *parents, leaf = key.split(".")
+def _suggest_key(key: str, leaf: str) -> str:
+    """Suggest what an unknown key means, or list the known ones; `leaf`, its last part, may have a dot itself."""
+    parents = [part for part in key.removesuffix(leaf).split(".") if part]
     section: type[BaseModel] = Recipe
     for name in parents:
         if not name.isdecimal():  # the number of a source

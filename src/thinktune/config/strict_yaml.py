@@ -20,6 +20,7 @@ _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*(_[0-9]+)*)")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(_[0-9]+)*(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 _OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|[-+]?0[xXoObB][0-9a-fA-F_]+")
 _NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+_WITHOUT_SPACE = re.compile(r"(\s*(?:- +)?[A-Za-z_][\w.]*)(?::(?![:/\\\\])|\uff1a\s*)(\S.*)")  # \uff1a: a Chinese colon
 _QUOTES = "put it in quotes if it is text"
 
 
@@ -60,9 +61,37 @@ def parse_yaml(text: str) -> YamlDocument:
         return _Composer(text).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and (missing := _missing_space(text, mark.line)):
+            raise missing from None
         raise YamlSyntaxError(error.problem or error.context or "cannot be parsed", mark and mark.line + 1) from None
     except yaml.YAMLError as error:
         raise YamlSyntaxError(" ".join(str(error).split())[:200]) from None
+
+
+def _missing_space(text: str, error_line: int) -> YamlSyntaxError | None:
+    """Return an error that names the line whose colon lacks its space, if the text reads further with the space."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines[: error_line + 1]):
+        if not (spaced := with_space(line)):
+            continue
+        try:
+            list(yaml.parse("\n".join((*lines[:number], spaced, *lines[number + 1 :])), Loader=yaml.SafeLoader))
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            if not mark or mark.line <= error_line:
+                continue
+        except yaml.YAMLError:
+            continue
+        return YamlSyntaxError(
+            f"a space is missing after a colon: write {spaced.strip()[:MAX_SHOWN_CHARACTERS]}", number + 1
+        )
+    return None
+
+
+def with_space(line: str) -> str | None:
+    """Return a line such as `epochs:10` as it was meant, with a colon and a space; None for any other line."""
+    found = _WITHOUT_SPACE.fullmatch(line)
+    return found and f"{found[1]}: {found[2]}"
 
 
 def read_yaml(path: Path) -> YamlDocument:
@@ -169,17 +198,21 @@ class _Composer:
             name = event.value
             place = f"{key}.{name}" if key else name
             merges = name == "<<" and event.style is None
+            meant = with_space(name) if event.style is None else None  # as in `{name:rows.jsonl}`
             if event.anchor is not None or event.tag is not None:
                 self.fault(line, place, "", "has an anchor or a tag before it; leave it out")
             if merges:
                 self.fault(line, place, "", self.REFUSED_MERGE)
+            elif meant:
+                place = f"{key}.{meant.partition(':')[0]}".removeprefix(".")
+                self.fault(line, place, "", "has no space after its colon; write one")
             elif name in first:
                 self.fault(line, place, "", f"appears twice, first in line {first[name]}; keep one")
             else:
                 first[name] = line
                 self.lines[place] = line
             value = self.node(next(events), events, place, depth + 1)
-            if not merges:
+            if not merges and not meant:
                 values.setdefault(name, value)
         return values
 

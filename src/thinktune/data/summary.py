@@ -174,7 +174,7 @@ def _mode_lines(summary: dict[str, Any]) -> list[str]:
     if silent := summary.get("silent_rows"):
         are = "row is" if silent == 1 else "rows are"
         return [f"  {silent:,} {are} trained without thinking (an empty think block is given, not learned)"]
-    if summary.get("has_thinking_switch") and summary["train_rows"]:
+    if summary.get("has_thinking_switch") and summary["train_rows"] and not summary.get("silent_share"):
         return [
             "  every row has reasoning: trained on such rows alone, a model forgets how to answer without "
             "thinking; data.silent_share: 0.1 prevents that"

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from thinktune.commands import check_recipe, print_check
+from thinktune.commands.check import check_recipe, print_check
 from thinktune.config import load_recipe
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
 from thinktune.errors import UserError

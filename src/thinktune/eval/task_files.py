@@ -251,7 +251,7 @@ def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
     """Return the rows of a CSV file that are not blank, each with the number of its first line."""
     try:
         with open_bytes(file) as opened:
-            text = io.TextIOWrapper(opened, encoding="utf-8-sig").read()
+            text = io.TextIOWrapper(io.BytesIO(opened.read()), encoding="utf-8-sig").read()
     except UnicodeDecodeError:
         raise UserError(f"{file}: is not UTF-8; save it as UTF-8") from None
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)

@@ -86,7 +86,7 @@ def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | Non
     if not (missing := found.missing_bytes(requirements)):
         return None
     free, needed, checkpoint, final, missing = (
-        f"{size / GIB:.2f} GiB"
+        spell_size(size)
         for size in (
             found.free_bytes,
             requirements.peak_bytes - found.run_folder_bytes,
@@ -126,11 +126,16 @@ def disk_as_dict(folder: Path, requirements: DiskRequirements) -> dict[str, Any]
 def describe_disk(facts: dict[str, Any]) -> str:
     """Describe what `disk_as_dict` returned in one line."""
     checkpoint, best, final, most, held, free = (
-        f"{facts[f'{name}_bytes'] / GIB:.2f}"
-        for name in ("checkpoint", "best_weights", "final", "most", "held", "free")
+        spell_size(facts[f"{name}_bytes"]) for name in ("checkpoint", "best_weights", "final", "most", "held", "free")
     )
-    holds = f", and the run's folder already holds {held} GiB" if facts["held_bytes"] else ""
+    holds = f", and the run's folder already holds {held}" if facts["held_bytes"] else ""
     return (
-        f"disk: at most {most} GiB at a time in {facts['folder']} (two checkpoints of {checkpoint}, the best weights "
-        f"{best}; the final model, {final}, replaces the second checkpoint); {free} GiB are free{holds}"
+        f"disk: at most {most} at a time in {facts['folder']} (two checkpoints of {checkpoint}, the best weights "
+        f"{best}, other files {spell_size(OTHER_FILES_BYTES)}; the final model, {final}, replaces the second "
+        f"checkpoint); {free} are free{holds}"
     )
+
+
+def spell_size(size_bytes: int) -> str:
+    """Spell a size in GiB, or in MiB where it is smaller than one GiB."""
+    return f"{size_bytes / GIB:,.2f} GiB" if size_bytes >= GIB else f"{size_bytes / 2**20:.1f} MiB"

@@ -204,7 +204,7 @@ def describe_setting(setting: Setting) -> str:
     strategy = "" if setting.strategy == "replicate" else f", strategy {setting.strategy}"
     return (
         f"memory tier {setting.memory}{inside}, activation budget {setting.activation_budget:g}{offloaded}, "
-        f"batches of {setting.batch_tokens:,} tokens{strategy}"
+        f"at most {setting.batch_tokens:,} tokens in a batch{strategy}"
     )
 
 

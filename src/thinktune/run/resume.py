@@ -160,8 +160,8 @@ def recipe_changes(recipe: Recipe, folder: Path) -> list[str]:
 
     if harmful := [text for key, text in changed.items() if harms(key)]:
         raise UserError(
-            f"{folder}: has a run of another recipe; changed: {', '.join(harmful)}; restore the previous values"
-            f", or start a new run with name={folder.name}-2"
+            f"{folder}: has a run that began with other settings; changed: {', '.join(harmful)}; restore the previous "
+            f"values, or start a new run with name={folder.name}-2"
         )
     return list(changed.values())
 

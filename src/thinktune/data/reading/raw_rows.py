@@ -17,6 +17,9 @@ Findings = tuple[Finding, ...]
 MAX_NESTING = 100
 
 
+WHOLE_FILE = "the whole file is GBK, not UTF-8, and was read as GBK"  # which is no fault of its first row
+
+
 ROLE_KEYS = {"role", "from"}  # a list of objects that all have one of these is a conversation, not rows
 
 
@@ -139,7 +142,7 @@ def whole_encoding(source: OpenFile) -> tuple[str, Findings]:
     if not source.repair_encoding:
         remedy = "save it as UTF-8, or write data.faults: {encoding: repair}"
         raise UserError(f"{source.file}: is GBK, not UTF-8 (line {bad.line}, {bad}); {remedy}")
-    sentence = f"{source.display_name}:1: is GBK, not UTF-8, like the whole file, which was read as GBK"
+    sentence = f"{source.display_name}:1: {WHOLE_FILE}"
     return "gb18030", (*source.findings, Finding("encoding", sentence, "repaired"))
 
 

@@ -3,14 +3,22 @@
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import chain
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from thinktune.data.reading.encoding import BLOCK_BYTES
 from thinktune.data.reading.places import line_place
-from thinktune.data.reading.raw_rows import OpenFile, form_finding, too_long_row, unreadable_row, whole_encoding
+from thinktune.data.reading.raw_rows import (
+    Findings,
+    OpenFile,
+    form_finding,
+    too_long_row,
+    unreadable_row,
+    whole_encoding,
+)
 from thinktune.data.reading.table_dialect import WINDOW_CHARACTERS, TableDialect, find_dialect
 from thinktune.data.reading.table_header import MAX_TITLE_LINES, TableHeader, find_header
 from thinktune.data.types import RawRow
@@ -27,13 +35,31 @@ def read_table(source: OpenFile, usual_separator: str) -> Iterator[RawRow]:
     csv.field_size_limit(max(csv.field_size_limit(), 2**31 - 1))  # the most that fits every platform's C long
     encoding, found = whole_encoding(source)
     start = source.stream.tell()
-    text = io.TextIOWrapper(source.stream, encoding, newline="")
-    window = text.read(WINDOW_CHARACTERS)
+    with _decoded(source.stream, encoding) as text:
+        window = text.read(WINDOW_CHARACTERS)
     is_whole = len(window) < WINDOW_CHARACTERS
     dialect = find_dialect(window, usual_separator, is_whole=is_whole)
-    text.detach()
     source.stream.seek(start)
-    lines = _TableLines(io.TextIOWrapper(source.stream, encoding, newline=""), dialect, source.max_row_bytes)
+    with _decoded(source.stream, encoding) as text:
+        lines = _TableLines(text, dialect, source.max_row_bytes)
+        yield from _read_rows(source, lines, dialect, usual_separator, found)
+
+
+@contextmanager
+def _decoded(stream: BinaryIO, encoding: str) -> Generator[TextIO]:
+    """Decode a stream as text, and leave it open: it is its opener's to close."""
+    text = io.TextIOWrapper(stream, encoding, newline="")
+    try:
+        yield text
+    finally:
+        with suppress(ValueError):  # it is closed already
+            text.detach()
+
+
+def _read_rows(
+    source: OpenFile, lines: "_TableLines", dialect: TableDialect, usual_separator: str, found: Findings
+) -> Iterator[RawRow]:
+    """Read the rows of a table whose dialect is known; `found` goes with the first."""
     records = _records(source, lines, dialect)
     first: list[_Record] = []
     for record in records:

@@ -71,6 +71,7 @@ def test_rows_of_any_form_give_a_recipe_that_is_ready_and_of_which_check_warns_o
     assert (facts["verdict"], facts["warnings"]) == ("ready", [])
     assert len(prepared.train) + len(prepared.validation) == 40
     assert recipe.data.name == name
+    assert recipe.train.stop_when_overfitting == 2, "of so few rows"
     assert any(f"held out: {len(prepared.validation)} of 40 rows" in line for line in said)
     for part in ("time: ", "disk: ", f"steps: {facts['steps']:,} of "):
         assert any(line.startswith(part) for line in said), part

@@ -89,6 +89,9 @@ def test_a_run_that_overfits_is_diagnosed_and_keeps_its_best(colour_recipe):
     assert store.find_checkpoint(folder, "best").step == diagnosis.best_step < max(losses)
     assert read_json(folder / "final" / store.TRAINER_STATE_FILE)["step"] == diagnosis.best_step
     assert any(f"overfitting since step {diagnosis.plateau_end_step}" in line for line in said)
+    assert sum("press Ctrl-C, then run the same command with --finish" in line for line in said) == 1
+    assert sum("eval loss" in line and "overfitting since" in line for line in said) > 2
+    assert any("Next time, write train.epochs=" in line for line in said)
     assert said[-1].endswith(f"(step {diagnosis.best_step}, the best of those evaluated)")
     assert f"Overfitting since step {diagnosis.plateau_end_step}" in (folder / "report.html").read_text(
         encoding="utf-8"

@@ -19,6 +19,7 @@ DISK_BYTES = 24 * 2**20  # room for many checkpoints of the small run, of 1.1 MB
 def small_needs(monkeypatch):
     """Reserve little space for tokenizers and journals; that of real models would fill the memory."""
     monkeypatch.setattr("thinktune.planner.disk_space.OTHER_FILES_BYTES", 2**20)
+    monkeypatch.setattr("thinktune.train.loop.SLOW_SAVE_SECONDS", 0)  # each save is told
 
 
 def filling(full, place, step, freed_after=None):

@@ -34,6 +34,9 @@ from thinktune.train.step import StepOptions, step, warm_up
 PAGE_SECONDS = 60  # a page is at least so old before it is written between two evaluations
 
 
+SLOW_SAVE_SECONDS = 10  # a save that takes so long is worth a line
+
+
 PAGE_BYTES_PER_SECOND = 50_000  # of the journal: a page of 10 MB of it takes seconds, and is written every 200
 
 
@@ -339,7 +342,8 @@ def _save(run: Run, trainer_state: dict[str, Any]) -> tuple[Path, float]:
 def _record_save(run: Run, folder: Path, seconds: float) -> None:
     run.state.record_save()
     run.checkpoints.record_save(seconds)
-    run.context.say(f"step {run.state.step}/{len(run.context.steps)} saved {folder} in {seconds:.1f} s")
+    if seconds >= SLOW_SAVE_SECONDS:
+        run.context.say(f"step {run.state.step}/{len(run.context.steps)} saved {folder} in {seconds:.1f} s")
 
 
 @contextmanager

@@ -100,6 +100,8 @@ class MetricsLogger:
         journal.append(RunFolder(context.folder).metrics, [*events, record])
         for event in events:
             context.say(f"step {event['step']}: {event['text']}")
+        if step % context.recipe.train.log_every_steps and len(context.prepared.validation):
+            return  # an evaluation is why this was written, and has a line of its own
         seconds_left = context.tokens_left[step] * record["seconds"] / max(1, self.trained_tokens)
         context.say(_format_line(record, len(context.steps), seconds_left))
 
@@ -217,16 +219,12 @@ def log_conclusion(context: RunContext, step: int) -> None:
 
 
 def _format_line(record: dict[str, Any], steps: int, seconds_left: float) -> str:
-    """Format a record as one plain line, each figure after its name: for people and for grep."""
+    """Format what matters while a run goes on, each figure after its name; on most terminals it is one line."""
     step = record["step"]
-    parts = " ".join(
-        f"{part} {record[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in record
-    )
-    device = f" mfu {record['mfu']:.1%}" if "mfu" in record else ""
+    device = f" mfu {record['mfu']:.0%}" if "mfu" in record else ""
     device += f" memory {record['memory_gib']:.1f} GiB" if "memory_gib" in record else ""
     return (
-        f"step {step}/{steps} {step / steps:.0%} loss {record['loss']:.4f} ({parts}) "
-        f"rate {record['learning_rate']:.2e} norm {record['gradient_norm']:.2f} "
+        f"step {step}/{steps} {step / steps:.0%} loss {record['loss']:.4f} "
         f"{record['tokens_per_second']:,.0f} tokens/s{device} left {format_duration(seconds_left)}"
     )
 

@@ -55,7 +55,7 @@ def test_a_disk_that_fills_up_costs_a_checkpoint_and_not_the_run(tree, disk, ful
     folder = train(settings(tree, name="cut", runs_folder=str(place / "runs")), say)
     events = [record["text"] for record in journal.read_metrics(folder) if record["kind"] == "event"]
     assert any(
-        "is full (0 MiB free), the checkpoint could not be written; the checkpoint of step 3 remains" in text
+        "is full (0 MiB free), the checkpoint could not be written; the checkpoint of step 3 is intact" in text
         for text in events
     )
     assert without_events(folder) == without_events(whole), "lines of metrics were lost"

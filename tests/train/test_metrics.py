@@ -162,9 +162,7 @@ def test_a_line_of_metrics_is_plain_and_each_figure_has_its_name(tree):
     said = []
     train(settings(tree), said.append)
     line = next(line for line in said if line.startswith("step 2/"))
-    shape = (
-        r"step 2/9 22% loss \d+\.\d{4} [\d,]+ tokens/s memory \d+\.\d GiB left \d+:\d\d"
-    )
+    shape = r"step 2/9 22% loss \d+\.\d{4} [\d,]+ tokens/s memory \d+\.\d GiB left \d+:\d\d"
     assert re.fullmatch(shape, line), line
     assert len(line) < 80
     at_three = [line for line in said if line.startswith("step 3/")]

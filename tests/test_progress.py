@@ -5,7 +5,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from thinktune.progress import no_bar, progress_bar
+from thinktune import progress
+from thinktune.progress import ProgressReporter, no_bar, progress_bar
 
 
 def test_without_a_terminal_there_are_only_plain_lines(capsys):
@@ -44,3 +45,16 @@ def test_where_a_terminal_only_scrolls_there_is_no_bar(environment, capsys):
         say("step 1/10")
     assert bar is no_bar
     assert capsys.readouterr().out == "step 1/10\n"
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "line"),
+    [(200, 10, "200 rows, 20/s, 50%, left 0:10"), (2, 10, "2 rows, 5.0 s each, 1%, left 33:10")],
+)
+def test_slow_work_names_the_seconds_of_each_and_not_a_speed_of_none(monkeypatch, done, seconds, line):
+    said, now = [], [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = ProgressReporter(said.append, "rows", 400)
+    now[0] += seconds
+    reporter.update(done)
+    assert said == [line]

@@ -154,7 +154,7 @@ def test_no_verb_shows_anything_of_libraries(made):
         assert_quiet(run(made, *arguments))
     done = run(made, "chat", small, input="heart?\n/quit\n")
     assert_quiet(done)
-    assert done.stdout.startswith("/think turns reasoning on or off")
+    assert done.stdout.startswith("/think: reasoning on or off")
     command = [sys.executable, "-m", "thinktune", "serve", str(small), "--port", "0"]
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

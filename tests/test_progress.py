@@ -6,6 +6,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from thinktune import progress
 from thinktune.progress import PROGRESS_FILE_VARIABLE, ProgressFile, ProgressReporter, no_bar, progress_bar
 
 
@@ -70,3 +71,16 @@ def test_a_progress_file_that_cannot_be_written_harms_nothing(tmp_path, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(PROGRESS_FILE_VARIABLE, str(tmp_path / "file" / "progress.json"))
     ProgressFile().write("rows", 1, 2, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("done", "seconds", "line"),
+    [(200, 10, "200 rows, 20/s, 50%, left 0:10"), (2, 10, "2 rows, 5.0 s each, 1%, left 33:10")],
+)
+def test_slow_work_names_the_seconds_of_each_and_not_a_speed_of_none(monkeypatch, done, seconds, line):
+    said, now = [], [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = ProgressReporter(said.append, "rows", 400)
+    now[0] += seconds
+    reporter.update(done)
+    assert said == [line]

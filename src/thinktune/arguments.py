@@ -81,6 +81,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Settings to override, as in train.epochs=1.")
 ]
 WaitForCard = Annotated[bool, typer.Option("--wait", help="Wait until no other run trains on these cards, then begin.")]
+Finish = Annotated[
+    bool, typer.Option("--finish", help="Train no further: end an unfinished run with its best checkpoint.")
+]
 Rows = Annotated[
     Path,
     typer.Argument(

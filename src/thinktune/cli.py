@@ -219,16 +219,19 @@ def think(  # noqa: PLR0913 (each parameter is an option)
 
 @app.command()
 def train(
-    recipe: arguments.RecipePath, overrides: arguments.Overrides = None, wait: arguments.WaitForCard = False
+    recipe: arguments.RecipePath,
+    overrides: arguments.Overrides = None,
+    wait: arguments.WaitForCard = False,
+    finish: arguments.Finish = False,
 ) -> None:
-    """Train, or resume where the last run stopped. Uses all GPUs of this machine, or those that torchrun gives it."""
+    """Train, or resume a run that was stopped (exit code 75). Uses all GPUs here, or those that torchrun gives it."""
     if "RANK" in os.environ:  # set by torchrun and similar launchers
         with exit_when_stopped(announce=os.environ["RANK"] == "0"):
             with captured_output():
                 from thinktune.train import hold_own_cards, process_group
 
             with hold_own_cards(say, wait=wait), process_group() as world:
-                _train(recipe, overrides or [], world)
+                _train(recipe, overrides or [], world, finish=finish)
         return
     with exit_when_stopped():
         loaded = _load_recipe(recipe, overrides or [])  # mistakes are reported once, before any process is started
@@ -244,11 +247,11 @@ def train(
         with hold_own_cards(say, wait=wait) as gpus:
             if gpus > 1:
                 say(f"starting torchrun with one process for each of {gpus} GPUs")
-                raise typer.Exit(launch_workers(gpus, recipe, overrides or []))
-            _train(recipe, overrides or [])
+                raise typer.Exit(launch_workers(gpus, recipe, [*(overrides or []), *["--finish"] * finish]))
+            _train(recipe, overrides or [], finish=finish)
 
 
-def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> None:
+def _train(recipe: Path, overrides: list[str], world: "World | None" = None, *, finish: bool) -> None:
     loaded = _load_recipe(recipe, overrides, say if world is None or world.is_main else None)
     with captured_output():
         from thinktune.distributed import SINGLE
@@ -259,7 +262,7 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None) -> 
 
     world = world or SINGLE
     with progress_bar() as (say_above, bar):
-        folder = run_train(loaded, say_above, bar=bar, world=world)
+        folder = run_train(loaded, say_above, bar=bar, world=world, finish=finish)
     if world.is_main:
         following = "\n        ".join(shell_command(verb, folder) for verb in ("eval", "chat"))
         say(f"report: {RunFolder(folder).report}\nnext:   {following}")

@@ -151,7 +151,8 @@ class ProgressReporter:
         if now - self._reported_at < SECONDS_BETWEEN_LINES or not done:
             return
         self._reported_at = now
-        line = f"{done:,} {self._unit}, {speed:,.0f}/s"
+        pace = f"{speed:,.0f}/s" if speed >= 1 else f"{1 / speed:,.1f} s each"
+        line = f"{done:,} {self._unit}, {pace}"
         if self._total and left is not None:
             line = f"{line}, {done / self._total:.0%}, left {format_duration(left)}"
         self._say(line)

@@ -81,6 +81,10 @@ def test_a_truncated_reply_is_marked(run_chat):
     assert "cut off here" in run_chat(["q?"], reply("why", "bec", "length"))[1]
 
 
+def test_the_hint_fits_a_terminal_of_80_columns():
+    assert len(chat.HELP) < 80
+
+
 def test_think_turns_reasoning_off_and_reset_clears_the_conversation(run_chat):
     prompts, _ = run_chat(
         ["one?", "/think", "two?", "/reset", "/think", "three?", "/quit", "four?"], reply("why", "so.")

@@ -80,6 +80,7 @@ def test_rows_of_any_form_give_a_recipe_that_is_ready_and_of_which_check_warns_o
     text = file.read_text(encoding="utf-8")
     assert f"# {held_out} of 40 usable rows are held out, too few to tell a small gain" in text
     assert f"# passes over {40 - held_out} rows" in text
+    assert recipe.train.stop_when_overfitting == 2, "of so few rows"
     for part in ("time: ", "disk: ", f"steps: {facts['steps']:,} of "):
         assert any(line.startswith(part) for line in said), part
 

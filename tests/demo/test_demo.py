@@ -2,10 +2,12 @@
 
 import json
 import re
+from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.runs import settings
 
 from thinktune.config import load_recipe
 from thinktune.demo import pipeline
@@ -74,6 +76,15 @@ def test_the_demo_names_only_commands_that_run(tmp_path, monkeypatch):
     (tmp_path / "recipes" / "qwen3-1.7b-medical.yaml").touch()
     assert next_commands(Path("runs/x"))[-1][0].endswith(" check recipes/qwen3-1.7b-medical.yaml")
     assert not any("#" in command for command, _ in next_commands(Path("runs/x")))
+
+
+def test_the_demo_shows_the_bar_of_train_on_a_terminal_and_plain_lines_elsewhere(tree):
+    shown, plain = StringIO(), StringIO()
+    pipeline._train(settings(tree), Console(file=shown, force_terminal=True, width=80))
+    pipeline._train(settings(tree, name="piped"), Console(file=plain))
+    assert "step 9/9 left 0:00" in shown.getvalue()
+    assert "step 9/9 left" not in plain.getvalue()
+    assert "step 2/9 22% loss" in plain.getvalue()
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ import torch
 from kills import broken_promises, differences, exit_code, last_logged_step
 from support.runs import last_step, settings, small_tree
 
-from thinktune.train import train
+from thinktune.train import loop, train
 
 DISK_BYTES = 120 * 2**20
 # Journals that write late and out of order: what was not flushed is lost for minutes.
@@ -86,6 +86,7 @@ def fork(recipe, said: Path) -> int:
         file = os.open(said, os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
         os.dup2(file, 1)
         os.dup2(file, 2)
+        loop.SLOW_SAVE_SECONDS = 0  # each save is told
         train(recipe, lambda line: print(line, flush=True))
         code = 0
     finally:

@@ -113,6 +113,7 @@ def test_dropout_continues_its_random_numbers(tree, start, tmp_path, monkeypatch
 
 def test_checkpoints_between_evaluations_come_by_the_clock_and_change_nothing(tree, monkeypatch):
     whole = train(settings(tree, name="whole"), quiet)
+    monkeypatch.setattr("thinktune.train.loop.SLOW_SAVE_SECONDS", 0)
     said = []
     often = train(settings(tree, name="often", train={"save_every_minutes": 1e-9}), said.append)
     saved = [line.split("/")[0] for line in said if " saved " in line]

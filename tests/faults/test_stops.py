@@ -13,7 +13,7 @@ from support.runs import quiet, settings, stop_in_step
 
 from thinktune.checkpoint import store
 from thinktune.cli import main
-from thinktune.errors import Stopped
+from thinktune.errors import Stopped, UserError
 from thinktune.train import train
 from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 
@@ -34,6 +34,26 @@ def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, mo
     assert kept.step == 4
     assert signal.getsignal(number) == before
     tried(f"{number.name} during a step")
+
+
+def test_finish_ends_a_stopped_run_with_its_best_checkpoint_and_makes_no_step(tree, monkeypatch):
+    with pytest.raises(UserError, match=r"--finish: .*small has no checkpoint yet; leave it out"):
+        train(settings(tree), quiet, finish=True)
+    with monkeypatch.context() as patch:
+        stop_in_step(patch, 7)
+        with pytest.raises(Stopped, match="add --finish to it to end the run here with its best checkpoint"):
+            train(settings(tree), quiet)
+    steps, said = [], []
+    monkeypatch.setattr("thinktune.train.loop.step", lambda *given: steps.append(given))
+    folder = train(settings(tree), said.append, finish=True)
+    best = store.find_checkpoint(folder, "best")
+    assert not steps
+    assert best.step in (3, 6)  # the evaluated ones
+    assert store.model_step(folder / "final") == best.step
+    assert "stopped after step 7 of 9 because of --finish" in said
+    monkeypatch.undo()
+    train(settings(tree), quiet)  # it can still be trained to the end
+    assert store.find_checkpoint(folder, "last").step == 9
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -223,6 +223,8 @@ def test_a_stopped_run_says_where_and_why_until_it_resumes(tree, monkeypatch):
 
 
 def test_a_run_that_ends_by_an_error_says_which_and_one_that_is_cut_off_died(tree, monkeypatch):
+    monkeypatch.setattr("thinktune.train.loop.SLOW_SAVE_SECONDS", 0)
+
     def say(line):
         if line.startswith("step 6/") and "saved" in line:
             raise RuntimeError("planted, with hf_abcdefghijklmnopqrstuvwxyz")

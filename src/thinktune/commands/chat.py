@@ -14,7 +14,7 @@ from thinktune.inference.session import open_engine
 from thinktune.terminal import guard_console
 from thinktune.translation import translate
 
-HELP = "/think turns reasoning on or off · /reset clears the conversation · /quit ends the chat"
+HELP = "/think: reasoning on or off · /reset: new conversation · /quit: end"
 
 
 def chat_in_terminal(folder: Path, console: Console, read_line: Callable[[], str]) -> None:

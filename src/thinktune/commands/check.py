@@ -269,7 +269,7 @@ def _time_and_cost(inputs: PlanInputs, planned: dict[str, Any], price: HourlyPri
     recipe, steps = inputs.recipe, inputs.steps
     if planned.get("card") == "cpu":
         speeds = cpu_speeds(inputs.config, inputs.prepared.train.lengths)
-        basis = "from a matrix product timed on this CPU"
+        basis = "if nothing else runs on this machine"
     else:
         chosen = next((option for option in planned["options"] if option["chosen"]), {})
         speeds, basis = chosen.get("predicted_range"), f"predicted for {planned.get('card')}"

@@ -47,6 +47,7 @@ from thinktune.progress import Say, say_nothing
 from thinktune.run.environment import shell_command
 
 LONGEST_READ_TOKENS = 32_768  # of a row while lengths are measured
+PATIENCE_EVALUATIONS = 2  # that show overfitting end the run: one alone may be chance
 USUAL_LIMIT_TOKENS = 2048  # up to which no row is left out
 LIMIT_REASON = "rows of up to so many tokens are trained"
 
@@ -187,12 +188,14 @@ def _choose_sizes(fixing: Fixing) -> None:
     size, rate = suit_step_size(round(train_rows * mean), train_rows, epochs), suit_learning_rate(parameters)
     fixing.tree["data"] |= {"validation": share, "max_tokens": limit}
     fixing.tree["train"] = {"epochs": epochs, "tokens_per_step": size, "learning_rate": rate}
+    fixing.tree["train"] |= {"stop_when_overfitting": PATIENCE_EVALUATIONS} if epochs > 1 else {}
     lowest, highest = usual_rates(parameters)
     together = max(1, round(size / mean))
     longest, longer = int(lengths.max()), int((lengths > limit).sum())
     fits = f"{longer:,} rows are longer and left out" if longer else f"the longest has {longest:,}"
     reasons = {
         "data.max_tokens": f"{LIMIT_REASON}; {fits}",
+        "train.stop_when_overfitting": "evaluations in a row that show only memorizing; the run then ends",
         "train.tokens_per_step": f"about {together:,} {'row' if together == 1 else 'rows'} a step, for enough steps",
         "train.learning_rate": f"for {parameters / 1e6:,.0f} million parameters; usual are {lowest:g} to {highest:g}",
     }

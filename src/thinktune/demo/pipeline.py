@@ -11,13 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from thinktune.commands.check import check_recipe, print_check
-from thinktune.config import load_recipe
+from thinktune.config import Recipe, load_recipe
 from thinktune.demo.tiny_model import ModelShape, make_model, make_tokenizer, save_model_folder
 from thinktune.errors import UserError
 from thinktune.eval import comparison_tables
 from thinktune.eval.runner import EvalOptions, evaluate_run
 from thinktune.files import atomic_write_text, write_json_lines
-from thinktune.progress import Say, format_duration
+from thinktune.progress import Say, format_duration, progress_bar
 from thinktune.report import write_final_card, write_run_page
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
@@ -43,20 +43,21 @@ def demo(folder: Path, console: Console) -> dict[str, Any]:
         raise UserError(
             f"{folder}: is not empty and not a folder of the demo; name another one, as in thinktune demo runs/demo"
         )
+    say = _make_say(console)
+    say("takes 1 to 4 minutes on two cores if nothing else runs on this machine, and longer if something does")
     for name in ("base.yaml", "expert.yaml"):
         atomic_write_text(folder / name, read_text(name).replace(RECIPE_FOLDER, folder.as_posix()))
     write_rows(folder / "rows")
     if not (folder / "start").is_dir():
         _headline(console, "a small Qwen3 with random weights, and a tokenizer trained on the bundled rows")
         make_initial_model(folder)
-    say = _make_say(console)
     _headline(console, "base: learn to think first and then answer, from other facts")
-    train(load_recipe(folder / "base.yaml"), say)
+    _train(load_recipe(folder / "base.yaml"), console)
     expert = load_recipe(folder / "expert.yaml")
     _headline(console, "check: what the expert will be trained on")
     print_check(check_recipe(expert, say)[1], console)
     _headline(console, "train: all parameters, on the facts")
-    run = train(expert, say)
+    run = _train(expert, console)
     _headline(console, "eval: base and expert answer held-out phrasings")
     # Without the general probe: a model of a million parameters that knows 270 facts has no general ability to lose.
     evaluation = evaluate_run(run, say, EvalOptions(probe=False, thinking=True))
@@ -122,6 +123,12 @@ def _tokenizer_texts(rows: Path) -> Iterable[str]:
         for line in (rows / name).read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             yield from (row["question"], row["think"], row["answer"])
+
+
+def _train(recipe: Recipe, console: Console) -> Path:
+    """Train with the bar that `thinktune train` shows, and return the run's folder."""
+    with progress_bar(console) as (say_above, bar):
+        return train(recipe, say_above if console.is_interactive else _make_say(console), bar=bar)
 
 
 def _make_say(console: Console) -> Say:

@@ -407,7 +407,7 @@ def _generate_replies(
 
 def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say) -> list[dict[str, Any]]:
     """Return each held-out reply's summed losses and token counts, for reasoning, answer and end."""
-    progress = ProgressReporter(say, "losses", len(rows))
+    progress = ProgressReporter(say, "held-out rows measured", len(rows))
     records: list[dict[str, Any]] = []
     for done, reply in enumerate(rows.replies(), 1):
         batches = pack([reply], len(reply.ids), pad=None)

@@ -18,6 +18,9 @@ STATE_NAMES: dict[DiagnosisState, BilingualText] = {
 }
 
 
+ROUNDED_UP_EPOCHS = 0.25  # this little below a whole number of epochs is that number, elsewhere the one below
+
+
 NOT_EVALUATED = BilingualText("Not evaluated", "没有评估")
 
 
@@ -147,7 +150,7 @@ def advice_sentence(
                 "在同样的数据上继续训练已没有可测量的收益；增加数据或提高数据质量可能还有提升。",
             )
         case "overfitting":
-            return _advice_where_overfitting(f"{diagnosis.best_step:,}", epochs_at_best, running)
+            return _advice_where_overfitting(f"{diagnosis.best_step:,}", epochs_at_best, run_state)
         case "diverging":
             return BilingualText(
                 "The steps are too large: start a new run with name=... and a lower train.learning_rate.",
@@ -246,13 +249,33 @@ def _advice_where_learning(run_state: RunState) -> BilingualText:
     )
 
 
-def _advice_where_overfitting(best: str, epochs_at_best: float | None, running: bool) -> BilingualText:
-    about = "" if epochs_at_best is None else f" ({epochs_at_best:.1f} epochs)"
-    about_zh = "" if epochs_at_best is None else f"（约 {epochs_at_best:.1f} 轮）"
-    now, now_zh = ("stop here, train", "可以就此停止；") if running else ("train", "")
+def _advice_where_overfitting(best: str, epochs_at_best: float | None, run_state: RunState) -> BilingualText:
+    if run_state == "running":
+        return BilingualText(
+            f"Later steps only memorize the training rows; the model of step {best} is kept. To end the run with it, "
+            "press Ctrl-C, then run the same command with --finish; train.stop_when_overfitting=2 ends the next one by "
+            "itself.",
+            f"之后只是在死记训练数据；第 {best} 步的模型已保留。要以它结束训练，请按 Ctrl-C，再运行同一条命令并加上 "
+            "--finish；下次写上 train.stop_when_overfitting=2，就会自动结束。",
+        )
+    if run_state != "finished":
+        return BilingualText(
+            f"Later steps only memorized the training rows; the model of step {best} is kept. To end the run with it, "
+            "run the same command with --finish; train.stop_when_overfitting=2 ends the next one by itself.",
+            f"之后只是在死记训练数据；第 {best} 步的模型已保留。要以它结束训练，请运行同一条命令并加上 --finish；"
+            "下次写上 train.stop_when_overfitting=2，就会自动结束。",
+        )
+    if epochs_at_best is None:
+        return BilingualText(
+            f"Later steps only memorize the training rows; the model of step {best} is kept. Next time, write a lower "
+            "train.epochs and another name=..., or add rows.",
+            f"之后只是在死记训练数据；第 {best} 步的模型已保留。下次请调低 train.epochs 并换一个 name=...，"
+            "或者增加数据。",
+        )
+    epochs = max(1, int(epochs_at_best + ROUNDED_UP_EPOCHS))
     return BilingualText(
-        f"Later steps memorize the training rows: {now} only to step {best}{about} next time, or add rows; the model "
-        f"of step {best} is kept.",
-        f"之后只是在死记训练数据：{now_zh}下次训练到第 {best} 步{about_zh}即可，或者增加数据；"
-        f"第 {best} 步的模型已保留。",
+        f"Later steps only memorize the training rows; the model of step {best} ({epochs_at_best:.1f} epochs) is kept. "
+        f"Next time, write train.epochs={epochs} name=..., or add rows.",
+        f"之后只是在死记训练数据；第 {best} 步（约 {epochs_at_best:.1f} 轮）的模型已保留。下次请写 "
+        f"train.epochs={epochs} name=...，或者增加数据。",
     )

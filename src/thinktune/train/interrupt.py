@@ -25,10 +25,11 @@ class _Interrupt(BaseException):
 
 
 class StopRequest:
-    """A request to stop, by a signal or by the time limit, and its reason."""
+    """A request to stop, by a signal or by the time limit, and its reason; or to finish with the steps there are."""
 
-    def __init__(self, limit_seconds: float | None) -> None:
+    def __init__(self, limit_seconds: float | None, *, finishes: bool = False) -> None:
         self.reason: str | None = None
+        self.finishes = finishes
         self._reserve_seconds = 0.0  # before the limit, in which the run saves
         self._deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
         self._may_raise = self._catches_signals = False

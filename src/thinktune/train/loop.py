@@ -34,19 +34,31 @@ from thinktune.train.step import StepOptions, step, warm_up
 PAGE_SECONDS = 60  # a page is at least so old before it is written between two evaluations
 
 
+SLOW_SAVE_SECONDS = 10  # a save that takes so long is worth a line
+
+
 PAGE_BYTES_PER_SECOND = 50_000  # of the journal: a page of 10 MB of it takes seconds, and is written every 200
 
 
 def train(
-    recipe: Recipe, say: Say, command: Sequence[str] = tuple(sys.argv), bar: Bar = no_bar, world: World = SINGLE
+    recipe: Recipe,
+    say: Say,
+    command: Sequence[str] = tuple(sys.argv),
+    bar: Bar = no_bar,
+    world: World = SINGLE,
+    *,
+    finish: bool = False,
 ) -> Path:
     """Train to the end and return the run's folder; where it holds an unfinished run, resume that.
 
-    All ranks must call; only the main rank prints and writes. Raises UserError as `open_run` does, where no gradient is
-    finite any more, where the device's memory is full, and where the disk is, if the recipe says so; Stopped where a
-    signal or the time limit ended the run, with all steps saved.
+    With `finish`, train no further: an unfinished run ends with its best checkpoint as its final model. All ranks must
+    call; only the main rank prints and writes. Raises UserError as `open_run` does, where no gradient is finite any
+    more, where the device's memory is full, where the disk is, if the recipe says so, and where nothing is there to
+    finish; Stopped where a signal or the time limit ended the run, with all steps saved.
     """
-    stop = StopRequest(parse_duration_seconds(recipe.train.time_limit))
+    if finish and store.find_checkpoint(recipe.run_folder, "last") is None:
+        raise UserError(f"--finish: {recipe.run_folder} has no checkpoint yet; leave it out to start or resume the run")
+    stop = StopRequest(parse_duration_seconds(recipe.train.time_limit), finishes=finish)
     printer = Printer(say, bar) if world.is_main else Printer(say_nothing)
     locked = lock_run(recipe.run_folder) if world.is_main else nullcontext()
     with name_path(recipe.run_folder), stop.catch_signals(announce=world.is_main), locked:
@@ -75,7 +87,8 @@ def _open_and_train(recipe: Recipe, stop: StopRequest, printer: Printer, command
     except Stopped:
         raise Stopped(
             f"{stop.reason}: stopped after step {state.step} of {len(context.steps)}, checkpoint of step "
-            f"{state.saved} in {context.folder}; run the same command to resume"
+            f"{state.saved} in {context.folder}; run the same command to resume, or add --finish to it to end the run "
+            "here with its best checkpoint as the final model"
         ) from None
     except Exception as error:
         if (full := find_out_of_memory(error)) is None:
@@ -103,9 +116,10 @@ def _recorded_ending(run: Run, stop: StopRequest) -> Generator[None]:
 
 def _train(run: Run, stop: StopRequest, printer: Printer) -> None:
     context, state = run.context, run.state
+    last_step = state.step if stop.finishes else len(context.steps)
     _record_lost_output(run, printer)
     # The memory of a CPU swaps, it does not refuse.
-    if context.device.type != "cpu" and state.step < len(context.steps):
+    if context.device.type != "cpu" and state.step < last_step:
         if context.compiled and not _compile(run):
             context = replace(context, compiled=False)
             run = replace(run, context=context)
@@ -116,7 +130,7 @@ def _train(run: Run, stop: StopRequest, printer: Printer) -> None:
     elif state.saved:  # a stop may have come between a checkpoint and what follows it
         with _tolerate_full_disk(run, "what follows a checkpoint"):
             _mark_best_and_prune(run)
-    for number in range(state.step + 1, len(context.steps) + 1):
+    for number in range(state.step + 1, last_step + 1):
         if metrics.should_stop_early(context, state.step):
             break
         started_at = time.monotonic()
@@ -328,7 +342,8 @@ def _save(run: Run, trainer_state: dict[str, Any]) -> tuple[Path, float]:
 def _record_save(run: Run, folder: Path, seconds: float) -> None:
     run.state.record_save()
     run.checkpoints.record_save(seconds)
-    run.context.say(f"step {run.state.step}/{len(run.context.steps)} saved {folder} in {seconds:.1f} s")
+    if seconds >= SLOW_SAVE_SECONDS:
+        run.context.say(f"step {run.state.step}/{len(run.context.steps)} saved {folder} in {seconds:.1f} s")
 
 
 @contextmanager

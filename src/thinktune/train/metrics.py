@@ -16,6 +16,7 @@ from thinktune.planner.flops import flops_per_token
 from thinktune.planner.hardware import mfu
 from thinktune.progress import format_duration
 from thinktune.report import advice_sentence, diagnosis_line
+from thinktune.report.diagnosis_text import state_name
 from thinktune.run import RunFolder, diagnose_run, journal
 from thinktune.run.diagnosis import overfitting_evaluations
 from thinktune.run.environment import peak_host_memory_gib
@@ -24,6 +25,7 @@ from thinktune.train.context import RunContext, evaluation_interval_steps
 from thinktune.train.step import StepReport
 
 MAX_NAMED_ROWS = 5
+TOLD_WHAT_TO_DO = ("worse", "diverging", "overfitting")  # states in which a run that goes on is worth a word
 
 
 @dataclass(slots=True)
@@ -98,6 +100,8 @@ class MetricsLogger:
         journal.append(RunFolder(context.folder).metrics, [*events, record])
         for event in events:
             context.say(f"step {event['step']}: {event['text']}")
+        if step % context.recipe.train.log_every_steps and len(context.prepared.validation):
+            return  # an evaluation is why this was written, and has a line of its own
         seconds_left = context.tokens_left[step] * record["seconds"] / max(1, self.trained_tokens)
         context.say(_format_line(record, len(context.steps), seconds_left))
 
@@ -152,17 +156,19 @@ def evaluate_held_out(context: RunContext, step: int) -> None:
     seconds = round(time.monotonic() - started_at, 2)
     facts = {"rows": len(rows), "learned_tokens": int(rows.label_tokens.sum()), "seconds": seconds}
     finite = {row: (round(loss, 6), tokens) for row, (loss, tokens) in by_row.items() if math.isfinite(loss)}
-    journal.append(RunFolder(context.folder).row_losses, [{"step": step, "rows": finite}])
     record = {"kind": "eval", "step": step, "epoch": context.epoch(step), **losses, **facts}
     record |= _held_out_source_losses(context, by_row)
+    before = diagnose_run(context.folder)
+    journal.append(RunFolder(context.folder).row_losses, [{"step": step, "rows": finite}])
     journal.append(RunFolder(context.folder).metrics, [record])
     diagnosis = diagnose_run(context.folder)
-    advice = advice_sentence(diagnosis).en if diagnosis.state in ("worse", "diverging") else ""
+    loss = f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f}"
+    if diagnosis.state == before.state and before.last_step:  # explained when it began
+        context.say(f"{loss}: {state_name(diagnosis).en.lower()}")
+        return
+    advice = advice_sentence(diagnosis).en if diagnosis.state in TOLD_WHAT_TO_DO else ""
     said = f"{diagnosis_line(diagnosis)} {advice}".rstrip()
-    context.say(
-        f"step {step}/{len(context.steps)} eval loss {losses['loss']:.4f} "
-        f"on {len(rows):,} held-out rows in {seconds:.1f} s: {said}"
-    )
+    context.say(f"{loss} on {len(rows):,} held-out rows in {seconds:.1f} s: {said}")
 
 
 def _source_losses(context: RunContext, reports: Sequence[LossReport]) -> dict[str, Any]:
@@ -204,25 +210,21 @@ def log_conclusion(context: RunContext, step: int) -> None:
     """Print how the run ended, what its evaluations mean, and what to do next."""
     if step < len(context.steps):
         patience = context.recipe.train.stop_when_overfitting
-        context.say(
-            f"stopped after step {step} of {len(context.steps)} because of train.stop_when_overfitting: {patience}"
-        )
+        overfits = patience is not None and overfitting_evaluations(context.folder) >= patience
+        why = f"train.stop_when_overfitting: {patience}" if overfits else "--finish"
+        context.say(f"stopped after step {step} of {len(context.steps)} because of {why}")
     diagnosis = diagnose_run(context.folder)
     epochs = context.epoch(step) * diagnosis.best_step / max(1, step)
     context.say(f"{diagnosis_line(diagnosis, 'finished')} {advice_sentence(diagnosis, 'finished', epochs).en}".strip())
 
 
 def _format_line(record: dict[str, Any], steps: int, seconds_left: float) -> str:
-    """Format a record as one plain line, each figure after its name: for people and for grep."""
+    """Format what matters while a run goes on, each figure after its name; on most terminals it is one line."""
     step = record["step"]
-    parts = " ".join(
-        f"{part} {record[f'{part}_loss']:.3f}" for part in ("reasoning", "answer", "end") if f"{part}_loss" in record
-    )
-    device = f" mfu {record['mfu']:.1%}" if "mfu" in record else ""
+    device = f" mfu {record['mfu']:.0%}" if "mfu" in record else ""
     device += f" memory {record['memory_gib']:.1f} GiB" if "memory_gib" in record else ""
     return (
-        f"step {step}/{steps} {step / steps:.0%} loss {record['loss']:.4f} ({parts}) "
-        f"rate {record['learning_rate']:.2e} norm {record['gradient_norm']:.2f} "
+        f"step {step}/{steps} {step / steps:.0%} loss {record['loss']:.4f} "
         f"{record['tokens_per_second']:,.0f} tokens/s{device} left {format_duration(seconds_left)}"
     )
 

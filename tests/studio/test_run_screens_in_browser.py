@@ -166,6 +166,22 @@ def test_key_is_needed_for_a_model_that_was_served_without_one(folder):
         assert other.status_code == 404
 
 
+def test_key_that_was_given_once_opens_the_chat_page_inside(browser, folder):
+    models = [scripted_model(ScriptedBackend("Blood."))]
+    with (
+        studio_of(folder, key="secret") as address,
+        served_act(folder, "runs/one", models, key="secret"),
+        open_page(browser, f"{address}/talk/runs/one") as page,
+    ):
+        page.locator("dialog input[type=password]").fill("secret")
+        page.keyboard.press("Enter")
+        chat = page.frame_locator("iframe")
+        chat.locator("#model option").first.wait_for(state="attached")
+        chat.locator("#question").fill("Why?")
+        chat.locator("#question").press("Enter")
+        chat.get_by_text("Blood.").wait_for()
+
+
 @EVERY_VIEW
 @pytest.mark.parametrize("screen", ["proof/runs/one", "talk/runs/one", "take-home/runs/one", "think/one.yaml"])
 def test_screens_leave_nobody_out(browser, folder, screen, locale, scheme, width):

@@ -44,7 +44,7 @@ export const en = {
   time: 'Time',
   timeIs: 'With evaluations;',
   onTop: (list) => `${list.join(', ')} come on top`,
-  leftOut: {},
+  leftOut: { starting: 'starting', saving: 'saving', "the base's own answers": "the base's own answers", 'the replies for averaging': 'the replies for averaging' },
   unknownTime: 'not known for this card or model',
   range: (range, unit) => `${range} ${unit}`,
   units: { hours: 'h', minutes: 'min', seconds: 's' },

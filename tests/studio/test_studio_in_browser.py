@@ -213,7 +213,7 @@ def test_a_small_model_is_trained_from_the_page_stopped_and_resumed_whoever_dies
 
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache"))
     tree = small_tree(tmp_path / "folder") | {"runs_folder": "runs"}
-    tree["train"]["epochs"] = 400
+    tree["train"] |= {"epochs": 400, "evaluate_every_steps": 150}
     folder = tmp_path / "folder"
     (folder / "small.yaml").write_text(yaml.safe_dump(tree))
     port = free_port()

@@ -75,7 +75,7 @@ def test_a_progress_file_that_cannot_be_written_harms_nothing(tmp_path, monkeypa
 
 @pytest.mark.parametrize(
     ("done", "seconds", "line"),
-    [(200, 10, "200 rows, 20/s, 50%, left 0:10"), (2, 10, "2 rows, 5.0 s each, 1%, left 33:10")],
+    [(200, 10, "200 rows, 20/s, 50%, left 0:10"), (4, 10, "4 rows, 2.5 s each, 1%, left 16:30")],
 )
 def test_slow_work_names_the_seconds_of_each_and_not_a_speed_of_none(monkeypatch, done, seconds, line):
     said, now = [], [100.0]

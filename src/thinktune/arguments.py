@@ -38,6 +38,13 @@ DemoFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folde
 PushedFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run, an export or a model.", callback=at_home)
 ]
+ExportTargets = Annotated[
+    list[str],
+    typer.Argument(metavar="TARGET", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
+]
+ExportFolder = Annotated[
+    Path | None, typer.Option(help="Folder for the targets; default: RUN/export.", callback=at_home)
+]
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file, such as one in recipes/.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/NAME.", callback=run_at_home)]
 RunPaths = Annotated[

@@ -453,13 +453,8 @@ def studio(
 @app.command()
 def export(
     run: arguments.ModelPath,
-    targets: Annotated[
-        list[str],
-        typer.Argument(metavar="TARGET", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
-    ],
-    to: Annotated[
-        Path | None, typer.Option(help="Folder for the targets; default: RUN/export.", callback=arguments.at_home)
-    ] = None,
+    targets: arguments.ExportTargets,
+    to: arguments.ExportFolder = None,
 ) -> None:
     """Export the model for other engines. Each export is loaded and asked questions to check it."""
     with captured_output():

@@ -97,9 +97,9 @@ def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | Non
         )
     )
     return (
-        f"{folder}: the disk has {free} free, and the run needs {needed} more (two checkpoints of {checkpoint}, the best "
-        f"weights {best}, other files {spell_size(OTHER_FILES_BYTES)}; the final model of {final} replaces the second "
-        f"checkpoint); free {missing}, or set runs_folder=... to another disk"
+        f"{folder}: the disk has {free} free, and the run needs {needed} more (two checkpoints of {checkpoint}, the "
+        f"best weights {best}, other files {spell_size(OTHER_FILES_BYTES)}; the final model of {final} replaces the "
+        f"second checkpoint); free {missing}, or set runs_folder=... to another disk"
     )
 
 

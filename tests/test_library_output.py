@@ -159,11 +159,12 @@ def test_no_verb_shows_anything_of_libraries(made):
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
-        lines = [server.stdout.readline() for _ in range(4)]
+        lines = [server.stdout.readline() for _ in range(5)]
         server.send_signal(signal.SIGINT)
         rest, errors = server.communicate(timeout=120)
-    assert lines[0].startswith("tuned: ")
-    assert lines[2].startswith("page: http://")
+    assert lines[0].startswith("starting")
+    assert lines[1].startswith("tuned: ")
+    assert lines[3].startswith("page: http://")
     assert NOISE not in "".join(lines) + rest + errors
     assert errors == ""
 

@@ -61,6 +61,12 @@ def test_an_example_with_an_option_that_is_gone_would_be_found():
         VERBS["eval"].make_context("eval", ["runs/rows", "--examination", "medical-zh"])
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_help_says_what_to_write_and_not_a_type_of_the_code(name):
+    found = re.findall(r"<[^|>]*>|list\[|\b(?:int|str|float) range\b", read_help(name, columns=120))
+    assert not found
+
+
 @pytest.mark.parametrize("columns", [60, 80])
 @pytest.mark.parametrize("name", ["", *VERBS])
 def test_help_wraps_at_words(name, columns):

@@ -425,13 +425,13 @@ def serve(  # noqa: PLR0913 (each parameter is an option)
     root_path: arguments.RootPath = "",
 ) -> None:
     """Serve a chat page and an OpenAI-compatible API."""
+    say("starting; this may take a minute")
     with captured_output():
+        from thinktune import serve as serving
         from thinktune.http.listening import find_access_here
-        from thinktune.serve import find_models
-        from thinktune.serve import serve as run_serve
 
     access = find_access_here(host, allow_host, allow_origin, root_path)
-    run_serve(find_models(run, endpoint, model, engine, say), host, port, say, access)
+    serving.serve(serving.find_models(run, endpoint, model, engine, say), host, port, say, access)
 
 
 @app.command()

@@ -13,6 +13,9 @@ VERB_GROUPS = {
     "Pass it on": ("average", "export", "push"),
 }
 
+# What an option takes, by a part of typer's word for it.
+PLAIN_TYPES = {"path": "PATH", "str": "TEXT", "float": "NUMBER", "int": "N"}
+
 # Lines that can be pasted; each fits into 60 columns.
 EXAMPLES = {
     "": ("thinktune demo", "thinktune init rows.jsonl", "thinktune train --help"),
@@ -44,6 +47,10 @@ class VerbGroup(TyperGroup):
         verb: Any = super().get_command(ctx, cmd_name)
         if verb is not None:
             verb.format_epilog = partial(_write_examples, cmd_name)
+            for parameter in verb.params:
+                known = getattr(parameter, "display_type", None)  # which earlier releases of typer have not
+                if known and not isinstance(known, partial):
+                    parameter.display_type = partial(_plain_type, parameter, known)
         return verb
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
@@ -60,6 +67,19 @@ class VerbGroup(TyperGroup):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Write how to begin."""
         _write_examples("", ctx, formatter)
+
+
+def _plain_type(parameter: Any, display_type: Any, context: Any) -> str:
+    """Return what to write for a parameter, as in N or PATH: typer's word for it is one of code, as in <int range>.
+
+    An argument's name says it already. Choices stay as they are.
+    """
+    if parameter.param_type_name == "argument":
+        return ""
+    shown = display_type(context)
+    if "|" in shown:
+        return shown
+    return next((word for code, word in PLAIN_TYPES.items() if code in shown.lower()), shown)
 
 
 def _summary(verb: Any) -> str:

@@ -327,6 +327,13 @@ def test_a_colon_without_its_space_is_named_at_its_line(text, told):
         assert fault.startswith(f"mine.yaml{sentence}"), fault
 
 
+def test_a_section_of_one_setting_without_its_space_is_told():
+    with pytest.raises(UserError, match=r'mine\.yaml:2: data: is "name:rows.jsonl"; write a space after the colon'):
+        load_recipe_text("model: {name: m}\ndata:\n  name:rows.jsonl", Path("mine.yaml"))
+    with pytest.raises(UserError, match=r'model: is "qwen3:8b"; write model: {name: "qwen3:8b"}'):
+        load_recipe_text("model: qwen3:8b\ndata: {name: rows.jsonl}", Path("mine.yaml"))
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -261,7 +261,7 @@ def _comment(fixing: Fixing, place: str, reason: str) -> str:
         return _one_line(said)
     remedy = said.rfind(f"{'.'.join(place.split('.')[:2])}: ")
     cut = max(said.rfind(mark, 0, max(0, remedy)) for mark in ("; ", "；"))
-    return translate("chosen because:") + f" {_one_line(said[:cut] if cut > 0 else said)}"
+    return translate(f"chosen because: {_one_line(said[:cut] if cut > 0 else said)}")
 
 
 def _one_line(text: str) -> str:

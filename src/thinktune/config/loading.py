@@ -259,17 +259,23 @@ def _describe_fault(fault: Any, *, listed: bool) -> str:
         return f"{place}: is {_spell(fault['input'])}, not text; put it in quotes"
     if fault["type"] == "string_pattern_mismatch":  # of Duration alone
         return f"{place}: is {_spell(fault['input'])}; write a time with its unit, as in 3.5h, 90m or 600s"
+    if fault["type"] == "model_type" and (meant := _meant_setting(place, fault["input"])):
+        return f"{place}: is {_spell(fault['input'])}; write a space after the colon, as in {meant}"
     if fault["type"] == "model_type" and place in NAMED_SECTIONS and isinstance(fault["input"], str):
         return f"{place}: is {_spell(fault['input'])}; write {place}: {{name: {_spell(fault['input'])}}}"
-    if fault["type"] == "model_type" and isinstance(fault["input"], str) and (meant := with_space(fault["input"])):
-        return (
-            f"{place}: is {_spell(fault['input'])}; write a space after the colon, as in {meant[:MAX_SHOWN_CHARACTERS]}"
-        )
     if fault["type"] == "model_type":
         return f"{place}: is {_spell(fault['input'])}; write its settings below it, each with its value"
     if fault["type"] in NUMBER_FAULTS:
         return f"{place}: is {_spell(fault['input'])}; write {NUMBER_FAULTS[fault['type']]}"
     return f"{place}: {message} (it is {fault['input']!r})"
+
+
+def _meant_setting(place: str, value: Any) -> str | None:
+    """Return the setting that a section's text is but for a space, as in `epochs:10`; a name may hold a colon."""
+    meant = with_space(value) if isinstance(value, str) else None
+    if meant is None or (place in NAMED_SECTIONS and not meant.startswith("name: ")):
+        return None
+    return meant[:MAX_SHOWN_CHARACTERS]
 
 
 def _spell(value: Any) -> str:

@@ -25,7 +25,10 @@ LOG_TAIL_LINES = 5
 
 
 def choose_engine(wanted: EngineChoice, *, installed: bool, gpu: bool) -> tuple[Literal["here", "vllm"], str]:
-    """Return the engine to use and why; raises UserError where vLLM is required but not available."""
+    """Return the engine to use and why, empty for the usual one; raises UserError where vLLM is required and not there.
+
+    That vLLM is not there is no defect, so it is not a reason.
+    """
     missing = "is not installed" if not installed else "needs a GPU, and there is none" if not gpu else None
     if wanted == "here":
         return "here", "as asked"
@@ -33,7 +36,7 @@ def choose_engine(wanted: EngineChoice, *, installed: bool, gpu: bool) -> tuple[
         return "vllm", "it is installed and there is a GPU" if wanted == "auto" else "as asked"
     if wanted == "vllm":
         raise UserError(f"--engine vllm: vLLM {missing}; install it in the same environment, or leave out --engine")
-    return "here", f"vLLM {missing}"
+    return "here", ""
 
 
 def is_installed() -> bool:

@@ -85,20 +85,21 @@ def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | Non
     found = disk_space(folder)
     if not (missing := found.missing_bytes(requirements)):
         return None
-    free, needed, checkpoint, final, missing = (
+    free, needed, checkpoint, best, final, missing = (
         spell_size(size)
         for size in (
             found.free_bytes,
             requirements.peak_bytes - found.run_folder_bytes,
             requirements.checkpoint_bytes,
+            requirements.weights_bytes,
             requirements.final_bytes,
             missing,
         )
     )
     return (
-        f"{folder}: the disk has {free} free, and the run needs {needed} more (the best weights and two checkpoints of "
-        f"{checkpoint}; the final model of {final} replaces the second one); free {missing}, or set runs_folder=... to "
-        "another disk"
+        f"{folder}: the disk has {free} free, and the run needs {needed} more (two checkpoints of {checkpoint}, the "
+        f"best weights {best}, other files {spell_size(OTHER_FILES_BYTES)}; the final model of {final} replaces the "
+        f"second checkpoint); free {missing}, or set runs_folder=... to another disk"
     )
 
 

@@ -157,7 +157,7 @@ def find_models(
     for served_model in served_models:
         served_model.identity = Identity.of_folder(run)
         when = "" if served_model is served_models[0] else "; loaded at its first request"
-        say(f"{served_model.name}: {served_model.source}, {where} ({why}){when}")
+        say(f"{served_model.name}: {served_model.source}, {where}{f' ({why})' if why else ''}{when}")
     return served_models
 
 

@@ -51,7 +51,7 @@ def test_finish_ends_a_stopped_run_with_its_best_checkpoint_and_makes_no_step(tr
     assert not steps
     assert best.step in (3, 6)  # the evaluated ones
     assert store.model_step(folder / "final") == best.step
-    assert "stopped after step 7 of 9 because of --finish" in said
+    assert "stopped after step 7 of 9 because of --finish; without it, the same command trains on" in said
     monkeypatch.undo()
     train(settings(tree), quiet)  # it can still be trained to the end
     assert store.find_checkpoint(folder, "last").step == 9

@@ -28,7 +28,8 @@ def test_a_signal_saves_the_step_it_came_in_and_exits_with_75(tree, tmp_path, mo
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 75
-    assert f"{number.name}: stopped after step 4 of 9" in capsys.readouterr().err
+    name = "Ctrl-C" if number == signal.SIGINT else number.name
+    assert f"{name}: stopped after step 4 of 9" in capsys.readouterr().err
     kept = store.find_checkpoint(Path(tree["runs_folder"]) / "small", "last")
     store.verify(kept, with_state=True)
     assert kept.step == 4
@@ -50,7 +51,7 @@ def test_finish_ends_a_stopped_run_with_its_best_checkpoint_and_makes_no_step(tr
     assert not steps
     assert best.step in (3, 6)  # the evaluated ones
     assert store.model_step(folder / "final") == best.step
-    assert "stopped after step 7 of 9 because of --finish" in said
+    assert "stopped after step 7 of 9 because of --finish; without it, the same command trains on" in said
     monkeypatch.undo()
     train(settings(tree), quiet)  # it can still be trained to the end
     assert store.find_checkpoint(folder, "last").step == 9
@@ -141,9 +142,9 @@ def test_a_second_ctrl_c_exits_at_once(tmp_path, tried):
         encoding="utf-8",
     )
     made = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=50, check=False)
-    assert (made.returncode, made.stdout) == (130, "SIGINT\n")
+    assert (made.returncode, made.stdout) == (130, "Ctrl-C\n")
     assert made.stderr.splitlines() == [
-        "SIGINT: saving after this step; press Ctrl-C to exit now without saving",
+        "Ctrl-C: saving after this step; press it again to exit at once without saving",
         "stopped; run the same command to resume from the last checkpoint",
     ]
     tried("SIGINT twice", "the steps since the last checkpoint, as was asked")

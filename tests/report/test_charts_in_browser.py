@@ -101,6 +101,13 @@ def test_x_is_shown_as_epochs_time_or_tokens_and_losses_on_either_axis(tab):
     for over, last in (("epoch", "3.0"), ("seconds", "2:00"), ("tokens", "60,000"), ("step", "60")):
         tab.select_option("[name=over]", over)
         assert x_ticks(chart)[-1] == last
+    options = tab.locator("[name=over]").inner_text().split()
+    tab.click("#language")
+    assert {tuple(options), tuple(tab.locator("[name=over]").inner_text().split())} == {
+        ("step", "epoch", "time", "tokens"),
+        ("步", "轮", "时间", "token"),
+    }
+    tab.click("#language")
     tab.uncheck("[name=log]")
     assert chart.locator("text.tick.y").first.text_content() == "0"
     before = chart.locator("path.line.train").last.get_attribute("d")

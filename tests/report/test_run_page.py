@@ -333,6 +333,16 @@ def test_samples_stand_together_by_question_with_the_newest_step_first(tmp_path:
     assert text.index("Step 30") < text.index("Step 20") < text.index("Step 10") < text.index("别的问题")
 
 
+def test_the_sample_shown_first_is_of_the_step_that_is_kept_and_says_where_it_was_cut(tmp_path: Path) -> None:
+    cut = SAMPLE | {"finish": "length", "limit_tokens": 32}
+    measured = [*trained(10, 20, 30), *evals({0: 3.0, 10: 2.5, 20: 2.0, 30: 2.9})]
+    text = text_of(tmp_path, metrics=measured, samples=[cut | {"step": step} for step in (10, 20, 30)])
+    shown = text[text.index("夜间咳嗽？") :]
+    assert shown.index("Step 20") < shown.index("Step 30") < shown.index("Step 10")
+    assert "cut after 32 tokens" in shown
+    assert "They are cut short to save time" in text
+
+
 def test_reasoning_is_folded_apart_from_the_answer_and_faults_of_a_sample_are_badged(tmp_path: Path) -> None:
     good = page_of(make_run(tmp_path / "good", samples=[SAMPLE]))
     bad = SAMPLE | {"finish": "length", "reasoning_closed": False, "sampling": "own", "repetition": 0.75}

@@ -229,7 +229,7 @@ def _template_values(report: RunReport, price: Price | None) -> dict[str, Any]:
         "part_names": PART_NAMES,
         **_CATALOGUE,
         "histograms": _histograms(report.data),
-        "groups": group_samples(report.samples),
+        "groups": [kept_first(group, diagnosis.best_step) for group in group_samples(report.samples)],
     }
 
 
@@ -337,6 +337,11 @@ def _histograms(data: Record) -> dict[str, Markup]:
         part: histogram(found["counts"], found["width"], title=f"Lengths of {part}", style=part)
         for part, found in (data.get("histograms") or {}).items()
     }
+
+
+def kept_first(group: Sequence[Record], step: int) -> list[Record]:
+    """Move the replies of the step that is kept before the others."""
+    return sorted(group, key=lambda sample: sample.get("step") != step)
 
 
 def group_samples(samples: Sequence[Record]) -> list[list[Record]]:

@@ -10,8 +10,10 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 from thinktune.errors import Stopped
+from thinktune.translation import translate
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
+KEYBOARD = "Ctrl-C"  # what people call SIGINT
 FORCED_EXIT_CODE = 130  # of a second Ctrl-C, as shells have it
 
 
@@ -102,9 +104,12 @@ class StopRequest:
                 _write_to_stderr("stopped; run the same command to resume from the last checkpoint")
             os._exit(FORCED_EXIT_CODE)  # as a power cut would: the last checkpoint is whole
         if self.reason is None:
-            self.reason = signal.Signals(number).name
+            self.reason = KEYBOARD if number == signal.SIGINT else signal.Signals(number).name
             if self._announce and not self._may_raise:
-                _write_to_stderr(f"{self.reason}: saving after this step; press Ctrl-C to exit now without saving")
+                if number == signal.SIGINT:
+                    _write_to_stderr("Ctrl-C: saving after this step; press it again to exit at once without saving")
+                else:
+                    _write_to_stderr(f"{self.reason}: saving after this step; Ctrl-C exits at once without saving")
         if self._may_raise:
             self._may_raise = False
             raise _Interrupt
@@ -116,4 +121,4 @@ def _write_to_stderr(line: str) -> None:
     On a terminal a bar and the `^C` of the keyboard stand before it, so it begins on a line of its own.
     """
     with suppress(OSError):  # the terminal may be what has just gone
-        os.write(2, f"{chr(10) * os.isatty(2)}{line}\n".encode())
+        os.write(2, f"{chr(10) * os.isatty(2)}{translate(line)}\n".encode())

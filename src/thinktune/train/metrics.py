@@ -211,7 +211,11 @@ def log_conclusion(context: RunContext, step: int) -> None:
     if step < len(context.steps):
         patience = context.recipe.train.stop_when_overfitting
         overfits = patience is not None and overfitting_evaluations(context.folder) >= patience
-        why = f"train.stop_when_overfitting: {patience}" if overfits else "--finish"
+        why = (
+            f"train.stop_when_overfitting: {patience}"
+            if overfits
+            else "--finish; without it, the same command trains on"
+        )
         context.say(f"stopped after step {step} of {len(context.steps)} because of {why}")
     diagnosis = diagnose_run(context.folder)
     epochs = context.epoch(step) * diagnosis.best_step / max(1, step)

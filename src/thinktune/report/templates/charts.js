@@ -356,6 +356,9 @@ globalThis.makeChartsLive = (page) => {
   log.closest("label").hidden = !losses.length;
   smoothing.closest("label").hidden = !charts.some((chart) => chart.facts.lines.some((line) => line.unsmoothed));
   if (over.options.length < 2) over.closest("label").hidden = true;
+  const nameOptions = () => { for (const option of over.options) option.textContent = named([option.dataset.en, option.dataset.zh]); };
+  nameOptions();
+  new MutationObserver(nameOptions).observe(document.documentElement, { attributeFilter: ["lang"] });
   over.addEventListener("change", () => { view.over = over.value; redraw(); });
   log.addEventListener("change", () => { view.log = log.checked; redraw(); });
   smoothing.addEventListener("input", () => { view.smoothing = Number(smoothing.value) / 100; redraw(); });

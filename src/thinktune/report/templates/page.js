@@ -3,7 +3,8 @@
 (() => {
   const page = document.documentElement;
   const storage = (() => { try { return sessionStorage; } catch { return {}; } })();
-  const setLanguage = (language) => { page.lang = language; storage.language = language; };
+  const nameOptions = () => { for (const option of document.querySelectorAll("option[data-zh]")) option.textContent = option.dataset[page.lang]; };
+  const setLanguage = (language) => { page.lang = language; storage.language = language; nameOptions(); };
   const reader = (navigator.languages || [navigator.language])[0] || "en";
   setLanguage(storage.language || (reader.startsWith("zh") ? "zh" : "en"));
   const kept = (() => { try { return localStorage; } catch { return {}; } })();
@@ -11,6 +12,7 @@
   setTheme(kept["thinktune.theme"]);
   page.classList.add("scripted");
   document.addEventListener("DOMContentLoaded", () => {
+    nameOptions();
     const button = document.getElementById("language");
     button.hidden = false;
     button.addEventListener("click", () => setLanguage(page.lang === "zh" ? "en" : "zh"));

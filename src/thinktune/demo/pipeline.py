@@ -161,4 +161,4 @@ def _print_results(console: Console, run: Path, evaluation: dict[str, Any], seco
         console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
         console.print(f"      {translate(purpose)}", style="dim", soft_wrap=True, highlight=False, markup=False)
     console.print(translate("then, with the name of your own file of rows:"), style="bold")
-    console.print(f"  {shell_command('init', 'rows.jsonl')}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"  {shell_command('init', 'my-rows.jsonl')}", soft_wrap=True, highlight=False, markup=False)

@@ -144,6 +144,14 @@ def test_a_log_is_read_from_a_byte_on_and_no_character_is_torn(acts):
     assert acts.read_log(id, 10**9)["text"] == ""
 
 
+def test_an_act_speaks_english_on_a_chinese_machine_since_its_words_are_read_here(acts, monkeypatch):
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    monkeypatch.setenv("THINKTUNE_LANG", "zh")
+    act = ended(Acts(acts.folder), start(Acts(acts.folder), "end"))
+    assert act.state == "failed"
+    assert act.errors and all(line.isascii() for line in act.errors)
+
+
 @pytest.mark.parametrize("id", ["", ".", "..", "../x", "a/b", "nix", "20261129-111111-train-aaaaaa"])
 def test_there_is_no_act_outside_the_folder_of_acts(acts, id):
     for ask in (acts.find, acts.stop, lambda id: acts.read_log(id, 0)):

@@ -24,6 +24,7 @@ from thinktune.studio import act_process
 from thinktune.studio.act_process import ActFolder
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.verbs import Verb
+from thinktune.translation import LANGUAGE_VARIABLE
 
 ActState = Literal["waiting", "running", "finished", "failed", "stopped", "died"]
 STOPPED_CODES = (Stopped.EXIT_CODE, 130, -signal.SIGINT, -signal.SIGTERM)
@@ -79,7 +80,12 @@ class Acts:
             "command": self.command_of(verb),
             "started_at": now,
             "folder": str(self.folder.path),
-            "environment": {PROGRESS_FILE_VARIABLE: str(act.progress), "PYTHONUNBUFFERED": "1", "TERM": "dumb"},
+            "environment": {
+                PROGRESS_FILE_VARIABLE: str(act.progress),
+                LANGUAGE_VARIABLE: "en",  # what it prints is read here; the page translates it
+                "PYTHONUNBUFFERED": "1",
+                "TERM": "dumb",
+            },
         }
         act.path.mkdir(parents=True)
         write_json(act.record, record)

@@ -21,7 +21,8 @@ def ask_process(module: str, arguments: Sequence[str], folder: Path, seconds: fl
 
     Raises ApiError: 409 with the mistakes that it names, 504 where it takes too long, 500 where it fails.
     """
-    command = [sys.executable, "-m", f"thinktune.studio.{module}", *arguments]
+    # No module is taken from the user's folder (-P): a yaml.py or numpy.py there would run.
+    command = [sys.executable, "-P", "-m", f"thinktune.studio.{module}", *arguments]
     with _TURNS:
         try:
             done = subprocess.run(

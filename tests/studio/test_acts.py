@@ -11,6 +11,7 @@ import pytest
 
 from thinktune.http import ApiError
 from thinktune.run.lock import is_held
+from thinktune.studio import act_process
 from thinktune.studio.act_process import ActFolder
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
@@ -31,6 +32,16 @@ if todo == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path("begun").write_text(str(os.getpid()))
     time.sleep(60)
+if todo == "counts":
+    def handle(*_):
+        if Path("saves").exists():
+            os._exit(130)
+        Path("saves").touch()
+    signal.signal(signal.SIGINT, handle)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    Path("begun").touch()
+    for _ in range(60):
+        time.sleep(1)
 if todo == "fail":
     print("error: mine.yaml:1: model: is missing; name one", file=sys.stderr)
     sys.exit(2)
@@ -93,8 +104,27 @@ def test_an_act_is_stopped_as_ctrl_c_does_and_then_ended(acts):
     acts.stop(id)
     time.sleep(0.2)
     assert acts.find(id).state == "running"
-    acts.stop(id)
+    for _ in range(2):  # a second Ctrl-C, which training ends by, then SIGTERM
+        acts.stop(id)
     assert ended(acts, id).state == "stopped"
+
+
+def test_training_is_ended_by_a_second_ctrl_c(acts):
+    id = start(acts, "counts")
+    begun(acts)
+    acts.stop(id)
+    wait_until((acts.folder.path / "saves").exists)
+    acts.stop(id)
+    assert ended(acts, id).code == 130
+
+
+def test_a_stop_before_the_verb_began_is_not_lost(acts, monkeypatch):
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: None)
+    id = start(acts, "wait")
+    monkeypatch.undo()
+    assert acts.stop(id).stopping
+    assert subprocess.run([sys.executable, act_process.__file__, acts.path / id], check=False).returncode == 130
+    assert (acts.find(id).state, (acts.folder.path / "begun").exists()) == ("stopped", False)
 
 
 def test_an_act_outlives_the_studio_that_started_it(acts):

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from thinktune.files import read_json, write_json
 
+STOPPED_CODE = 130  # of an act that was stopped before its verb began, as shells have it
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
@@ -58,7 +59,7 @@ class ActFolder:
 
     @property
     def stop(self) -> Path:
-        """Written when somebody asked it to stop."""
+        """How often somebody has asked it to stop; absent before the first time."""
         return self.path / "stop.json"
 
     @property
@@ -88,17 +89,21 @@ def run_act(folder: Path) -> int:
 def _run_verb(act: ActFolder) -> int:
     record = read_json(act.record)
     environment = os.environ | record["environment"]
-    stopped = False
+    heard, passed_on = 0, 0  # signals
     verb: subprocess.Popen[bytes] | None = None
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
-        nonlocal stopped
-        stopped = True
-        if verb is not None:
+        nonlocal heard, passed_on
+        heard += 1
+        # A first stop may be read from its file below and come as a signal as well; a second one means "at once".
+        if verb is not None and not (number == signal.SIGINT and 0 < times_asked(act) <= passed_on):
+            passed_on += 1
             verb.send_signal(number)
 
     for number in SIGNALS:
         signal.signal(number, pass_on)
+    if act.stop.exists():
+        return STOPPED_CODE
     with act.stdout.open("ab") as stdout, act.stderr.open("ab") as stderr:
         verb = subprocess.Popen(
             [*record["program"], *record["argv"]],
@@ -110,9 +115,18 @@ def _run_verb(act: ActFolder) -> int:
             start_new_session=True,  # so that a signal comes once, from here
         )
         write_json(act.process, {"process": os.getpid(), "verb": verb.pid})
-        if stopped:  # a signal came before there was a process to pass it on to
+        if not passed_on and (heard or act.stop.exists()):  # asked before there was a process to pass it on to
+            passed_on += 1
             verb.send_signal(signal.SIGINT)
         return verb.wait()
+
+
+def times_asked(act: ActFolder) -> int:
+    """Return how often an act was asked to stop, as its file says."""
+    try:
+        return int(read_json(act.stop)["times"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return int(act.stop.exists())
 
 
 if __name__ == "__main__":

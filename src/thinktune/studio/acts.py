@@ -21,13 +21,14 @@ from thinktune.progress import PROGRESS_FILE_VARIABLE
 from thinktune.run.environment import shell_command
 from thinktune.run.lock import is_held
 from thinktune.studio import act_process
-from thinktune.studio.act_process import ActFolder
+from thinktune.studio.act_process import ActFolder, times_asked
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.verbs import Verb
 from thinktune.translation import LANGUAGE_VARIABLE
 
 ActState = Literal["waiting", "running", "finished", "failed", "stopped", "died"]
 STOPPED_CODES = (Stopped.EXIT_CODE, 130, -signal.SIGINT, -signal.SIGTERM)
+TRAINING_VERBS = ("train", "pilot")
 START_SECONDS = 20  # within which an act's process takes its lock, on a busy machine as well
 MAX_LOG_BYTES = 2**18  # of one answer
 MAX_ERROR_BYTES = 2**16  # of standard error, from its end
@@ -141,16 +142,20 @@ class Acts:
         return act.stdout.read_bytes() if act.stdout.is_file() else b""
 
     def stop(self, id: str) -> Act:
-        """Ask an act to stop as Ctrl-C does; asked again, it is told to end (SIGTERM). One that has ended stays so."""
+        """Ask an act to stop as Ctrl-C does; asked again, it is told to end. One that has ended stays so.
+
+        Training ends at once by a second Ctrl-C, without saving; other verbs by SIGTERM.
+        """
         act = self.find(id)
         folder = ActFolder(self._folder_of(id))
         if act.state not in ("waiting", "running"):
             return act
-        number = signal.SIGTERM if folder.stop.exists() else signal.SIGINT
-        write_json(folder.stop, {"at": time.time()})
+        times = times_asked(folder)
+        by_ctrl_c = times == 0 or (times == 1 and act.verb in TRAINING_VERBS)
+        write_json(folder.stop, {"at": time.time(), "times": times + 1})
         with suppress(OSError, ValueError, KeyError):
             if is_held(folder.lock):  # so the number is still this process's
-                os.kill(read_json(folder.process)["process"], number)
+                os.kill(read_json(folder.process)["process"], signal.SIGINT if by_ctrl_c else signal.SIGTERM)
         return self.find(id)
 
     def _folder_of(self, id: str) -> Path:

@@ -107,7 +107,11 @@ with lock_run(Path({str(run)!r})):
     try:
         time.sleep(60)
     except KeyboardInterrupt:
-        print("stopped")
+        try:
+            time.sleep(1)
+            print("saved")
+        except KeyboardInterrupt:
+            pass
 """
     refused = client.post("/studio/run-stop/runs/one", json={})
     assert refused.status_code == 409
@@ -116,8 +120,14 @@ with lock_run(Path({str(run)!r})):
     assert trainer.stdout.readline() == "begun\n"
     facts = client.get("/studio/run/runs/one").json()
     assert (facts["state"], facts["stoppable"]) == ("running", True)
-    assert client.post("/studio/run-stop/runs/one", json={}).json() == {"stopping": True}
-    assert trainer.communicate(timeout=20)[0] == "stopped\n"
+    refused = client.post("/studio/acts", json={"verb": "train", "recipe": "one.yaml"})
+    assert refused.status_code == 409
+    assert "being trained already" in refused.json()["error"]["message"]
+    for _ in range(2):  # a double click: a second signal would end it without saving
+        assert client.post("/studio/run-stop/runs/one", json={}).json() == {"stopping": True}
+        time.sleep(0.3)
+    assert client.get("/studio/run/runs/one").json()["stopping"]
+    assert trainer.communicate(timeout=20)[0] == "saved\n"
     assert not RunFolder(run).process.exists()
     assert client.get("/studio/run/runs/one").json()["state"] == "died"
 

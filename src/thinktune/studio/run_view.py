@@ -24,10 +24,11 @@ from thinktune.report.comparison_page import comparison_path
 from thinktune.report.run_sections.live import render_live_charts, run_facts, run_samples
 from thinktune.run import RunFolder
 from thinktune.run.environment import shell_command
-from thinktune.run.resume import training_process
+from thinktune.run.resume import is_locked, training_process
 from thinktune.studio.acts import Act
 from thinktune.studio.live_runs import LiveRuns, run_signature
 from thinktune.studio.studio import Studio
+from thinktune.studio.verbs import TrainVerb, Verb
 from thinktune.studio.way import find_way
 
 POLL_SECONDS = 1.0
@@ -128,7 +129,8 @@ def _add_shown_pages(app: FastAPI, studio: Studio) -> None:
 def _surroundings(studio: Studio, name: str, path: Path) -> dict[str, Any]:
     """Return what is around a run: its recipe, the act that trains it, its page, and when its journal last grew."""
     way = find_way(studio.folder, name)
-    act = training_act(studio, way.recipe)
+    act = next(iter(training_acts(studio, way.recipe)), None)
+    process = training_process(path)
     folder = RunFolder(path)
     changed_at = None
     with suppress(OSError):
@@ -142,26 +144,49 @@ def _surroundings(studio: Studio, name: str, path: Path) -> dict[str, Any]:
         "changed_at": changed_at,
         "report": shown_page_address(studio, report) if folder.report.is_file() else None,
         "command": way.recipe and shell_command("train", way.recipe),
-        "stopping": act is not None and act.stopping,
-        "stoppable": act is not None or training_process(path) is not None,
+        "stopping": (act is not None and act.stopping) or (name, process) in studio.stopped_processes,
+        "stoppable": act is not None or process is not None,
     }
 
 
-def training_act(studio: Studio, recipe: str | None) -> Act | None:
-    """Return the act that trains a recipe or waits to; None where it was started in a terminal, or is not."""
-    alive = (act for act in studio.acts.alive() if act.verb == "train" and act.about.get("recipe") == recipe)
-    return next(alive, None) if recipe else None
+def training_acts(studio: Studio, recipe: str | None) -> list[Act]:
+    """List the acts that train a recipe or wait to, the newest first; none where it was started in a terminal."""
+    if recipe is None:
+        return []
+    return [act for act in studio.acts.alive() if act.verb == "train" and act.about.get("recipe") == recipe]
+
+
+def start_act(studio: Studio, verb: Verb) -> Act:
+    """Start a verb; raises ApiError (409) where it would train a recipe whose run is being trained already."""
+    with studio.starting:
+        if isinstance(verb, TrainVerb) and not any(one.startswith(("name=", "runs_folder=")) for one in verb.overrides):
+            run = studio.folder.run_of_recipe(verb.recipe)
+            if training_acts(studio, verb.recipe) or (run and _trains(studio.folder.path / run)):
+                raise ApiError(409, f"{verb.recipe} is being trained already, or waits for the card; stop that first")
+        return studio.acts.start(verb)
+
+
+def _trains(run: Path) -> bool:
+    """Return True if a run's lock is held for more than a moment, in which others ask whether it is."""
+    if not is_locked(run):
+        return False
+    time.sleep(0.1)
+    return is_locked(run)
 
 
 def _stop_run(studio: Studio, name: str) -> dict[str, Any]:
-    """Ask a run to stop where nothing is lost, whoever started it."""
+    """Ask a run to stop where nothing is lost, whoever started it; asked again, nothing more is done."""
     path = studio.folder.find_run(name)
-    if act := training_act(studio, find_way(studio.folder, name).recipe):
-        studio.acts.stop(act.id)
+    if acts := training_acts(studio, find_way(studio.folder, name).recipe):
+        for act in acts:
+            if not act.stopping:
+                studio.acts.stop(act.id)
         return {"stopping": True}
     process = training_process(path)
     if process is None:
         raise ApiError(409, f"{name} is not training on this machine, so there is nothing to stop")
-    with suppress(ProcessLookupError):
-        os.kill(process, signal.SIGINT)
+    if (name, process) not in studio.stopped_processes:
+        studio.stopped_processes.add((name, process))
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGINT)
     return {"stopping": True}

@@ -34,7 +34,7 @@ from thinktune.studio.home_view import add_home_routes
 from thinktune.studio.proof_view import add_proof_routes
 from thinktune.studio.recipes import add_recipe_routes
 from thinktune.studio.rows import add_rows_routes
-from thinktune.studio.run_view import add_run_routes
+from thinktune.studio.run_view import add_run_routes, start_act
 from thinktune.studio.sentences import add_sentence_routes
 from thinktune.studio.studio import Studio
 from thinktune.studio.take_home_view import add_take_home_routes
@@ -105,9 +105,9 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
     """Add the routes by which acts are started, watched and stopped."""
     acts = studio.acts
 
-    async def start_act(request: Request) -> Response:
+    async def post_act(request: Request) -> Response:
         verb = parse_verb(await read_body(request, studio.limits))
-        return JSONResponse(asdict(await run_in_threadpool(acts.start, verb)), 201)
+        return JSONResponse(asdict(await run_in_threadpool(start_act, studio, verb)), 201)
 
     async def show_command(request: Request) -> Response:
         verb = parse_verb(await read_body(request, studio.limits))
@@ -132,7 +132,7 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
         await read_body(request, studio.limits)
         return JSONResponse(asdict(await run_in_threadpool(acts.stop, id)))
 
-    app.add_api_route("/studio/acts", start_act, methods=["POST"], summary="Start a verb in a process of its own.")
+    app.add_api_route("/studio/acts", post_act, methods=["POST"], summary="Start a verb in a process of its own.")
     app.add_api_route("/studio/command", show_command, methods=["POST"], summary="Show the line of a verb.")
     app.add_api_route("/studio/acts", list_acts, summary="List acts, the newest first.")
     app.add_api_route("/studio/acts/{id}", show_act, summary="Show how an act is doing.")

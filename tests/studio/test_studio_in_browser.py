@@ -156,6 +156,16 @@ def test_a_resume_that_fails_before_the_run_goes_on_is_told(browser, folder):
         page.get_by_text("the card has no room").wait_for(state="detached")  # the run has gone on since
 
 
+def test_an_answer_slower_than_the_polls_is_shown_all_the_same(browser, folder):
+    with studio_of(folder) as address:
+        page = browser.new_context().new_page()
+        slow = "const slow = fetch; fetch = async (...asked) => { if (String(asked[0]).includes('studio/home')) await new Promise((done) => setTimeout(done, 5000)); return slow(...asked); };"
+        page.add_init_script(slow)
+        page.goto(address)
+        page.get_by_role("heading", name="Recipes").wait_for(timeout=20_000)
+        page.context.close()
+
+
 def test_charts_take_newer_values_and_keep_what_the_reader_chose(browser, folder):
     run = folder / "runs" / "one"
     with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:

@@ -199,6 +199,22 @@ def test_a_recipe_with_mistakes_is_mended_as_a_text(browser, folder, address):
         assert (folder / "mine.yaml").read_text() == RECIPE + "train: {epochs: 3}  # three\n"
 
 
+def test_a_typed_text_never_replaces_another_ones(browser, folder, address):
+    with open_page(browser, f"{address}/plan/mine.yaml") as page:
+        page.get_by_text("The recipe as a text").click()
+        text = page.get_by_label("The recipe as a text")
+        text.fill(RECIPE + "# typed\n")
+        (folder / "mine.yaml").write_text(RECIPE + "# another's\n")
+        page.get_by_text("has changed in the file since you began").wait_for()
+        assert page.get_by_role("button", name="Write this text").is_disabled()
+        assert text.input_value() == RECIPE + "# typed\n", "what was typed stays"
+        assert (folder / "mine.yaml").read_text() == RECIPE + "# another's\n"
+        page.get_by_role("button", name="Replace it by mine").click()
+        page.get_by_role("button", name="Write this text").click()
+        page.get_by_role("button", name="Write this text").wait_for(state="detached")
+        assert (folder / "mine.yaml").read_text() == RECIPE + "# typed\n"
+
+
 def test_time_disk_and_cost_are_told_at_the_price_of_an_hour(browser, address):
     with open_page(browser, f"{address}/plan/mine.yaml") as page:
         page.get_by_label("Price of an hour").fill("2.5")

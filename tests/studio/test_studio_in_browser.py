@@ -141,6 +141,31 @@ def test_a_run_is_seen_as_it_goes_on_and_ends_in_two_tabs_alike(browser, folder)
         other.locator("tr.row .state.stopped").wait_for()
 
 
+def test_a_resume_that_fails_before_the_run_goes_on_is_told(browser, folder):
+    act = folder / ".thinktune/acts/20260101-000000-train-aaaaaa"
+    act.mkdir(parents=True)
+    record = {"verb": "train", "about": {"recipe": "one.yaml"}, "command": "thinktune train one.yaml"}
+    (act / "act.json").write_text(json.dumps(record | {"started_at": time.time(), "argv": [], "folder": "."}))
+    (act / "stderr").write_text("error: one.yaml: the card has no room; choose another\n")
+    (act / "exit.json").write_text(json.dumps({"code": 2, "ended_at": time.time() + 1}))
+    with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:
+        page.get_by_text("the card has no room").wait_for()
+        page.get_by_role("button", name="Resume").wait_for()
+        append(RunFolder(folder / "runs" / "one").metrics, [{"kind": "train", "step": 44, "loss": 0.2}])
+        os.utime(folder / "runs" / "one" / "metrics.jsonl", (time.time() + 9, time.time() + 9))
+        page.get_by_text("the card has no room").wait_for(state="detached")  # the run has gone on since
+
+
+def test_an_answer_slower_than_the_polls_is_shown_all_the_same(browser, folder):
+    with studio_of(folder) as address:
+        page = browser.new_context().new_page()
+        slow = "const slow = fetch; fetch = async (...asked) => { if (String(asked[0]).includes('studio/home')) await new Promise((done) => setTimeout(done, 5000)); return slow(...asked); };"
+        page.add_init_script(slow)
+        page.goto(address)
+        page.get_by_role("heading", name="Recipes").wait_for(timeout=20_000)
+        page.context.close()
+
+
 def test_charts_take_newer_values_and_keep_what_the_reader_chose(browser, folder):
     run = folder / "runs" / "one"
     with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:

@@ -63,34 +63,41 @@ export const inPath = (name) => name.split('/').map(encodeURIComponent).join('/'
 
 /**
  * Keep the answer of an address: {value, error, refresh}. It is asked again when the tab is looked at, when something was
- * started or stopped, and every `everyMs` while the tab is visible. A null path asks nothing.
+ * started or stopped, and every `everyMs` while the tab is visible. A slow answer is waited for: what comes meanwhile asks
+ * once more after it. A null path asks nothing.
  */
 export function useServer(path, everyMs = 0) {
   const [state, setState] = useState({ path: null, value: null, error: null });
-  const running = useRef(null);
+  const asking = useRef(null); // {path, request, again} of the request under way
   const refresh = useCallback(async () => {
     if (!path) return;
-    running.current?.abort();
-    const asked = (running.current = new AbortController());
-    try {
-      const value = await get(path, { signal: asked.signal });
-      setState({ path, value, error: null });
-    } catch (error) {
-      if (error.name !== 'AbortError') setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
-    }
+    if (asking.current?.path === path) return void (asking.current.again = true);
+    const mine = (asking.current = { path, request: new AbortController(), again: false });
+    do {
+      mine.again = false;
+      try {
+        const value = await get(path, { signal: mine.request.signal });
+        if (asking.current === mine) setState({ path, value, error: null });
+      } catch (error) {
+        if (error.name !== 'AbortError' && asking.current === mine) setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
+      }
+    } while (mine.again && asking.current === mine);
+    if (asking.current === mine) asking.current = null;
   }, [path]);
   useEffect(() => {
     refresh();
     const whenSeen = () => document.visibilityState === 'visible' && refresh();
+    const tick = () => asking.current || whenSeen();
     const events = ['studio-refresh', 'studio-key', 'focus'];
     for (const name of events) addEventListener(name, refresh);
     document.addEventListener('visibilitychange', whenSeen);
-    const timer = everyMs ? setInterval(whenSeen, everyMs) : 0;
+    const timer = everyMs ? setInterval(tick, everyMs) : 0;
     return () => {
       clearInterval(timer);
       for (const name of events) removeEventListener(name, refresh);
       document.removeEventListener('visibilitychange', whenSeen);
-      running.current?.abort();
+      asking.current?.request.abort();
+      asking.current = null;
     };
   }, [path, everyMs, refresh]);
   const mine = state.path === path;

@@ -12,8 +12,9 @@ const REFRESH_MS = 4000;
 const DOUBTS_UP_TO_BYTES = 20 * 2 ** 20; // of rows, which are then looked through for doubtful ones with every check
 
 /**
- * Return a recipe with `change(settings)`, which writes settings by key (null takes one out), and `rewrite(text)`; both
- * return whether it was written, and what the server says against it is in `problem`.
+ * Return a recipe with `change(settings)`, which writes settings by key (null takes one out), and `rewrite(text, digest)`,
+ * which replaces a text of that digest and no other; both return whether it was written, and what the server says against
+ * it is in `problem`.
  */
 export function useRecipe(name) {
   const path = name ? `studio/recipe/${inPath(name)}` : null;
@@ -39,7 +40,7 @@ export function useRecipe(name) {
   };
   const inTurn = (asked) => (last.current = last.current.then(() => write(asked)));
   const change = (changes) => inTurn({ changes: Array.isArray(recipe.own.data) ? ofFirstSource(changes) : changes });
-  const rewrite = (text) => inTurn({ text });
+  const rewrite = (text, from) => inTurn({ text, digest: from });
   return { recipe, error, change, rewrite, ...state };
 }
 
@@ -109,14 +110,22 @@ export function Mistakes({ recipe }) {
     <ul class="advice">${recipe.mistakes.map((line) => html`<li key=${line} class="stop"><${Sentence} text=${line} /></li>`)}</ul></section>`;
 }
 
-/** The recipe's file as a text to edit; it is checked as a file is before it is written. */
+/**
+ * The recipe's file as a text to edit; it is checked as a file is before it is written. What is typed replaces only the
+ * text from which it was begun: where the file has become another one meanwhile, the reader chooses.
+ */
 export function RecipeText({ recipe, rewrite, busy, open = false }) {
   const words = useWords(file);
-  const [edited, setEdited] = useState(null);
-  const save = async () => (await rewrite(edited)) && setEdited(null);
+  const [edited, setEdited] = useState(null); // {text, digest}: what is typed, and of which file it was begun
+  const type = (event) => setEdited({ text: event.target.value, digest: edited?.digest ?? recipe.digest });
+  const save = async () => (await rewrite(edited.text, edited.digest)) && setEdited(null);
+  const isOlder = edited !== null && edited.digest !== recipe.digest;
   return html`<details class="recipe-text" open=${open}><summary>${words.text}</summary>
-    <textarea aria-label=${words.text} rows="18" spellcheck=${false} value=${edited ?? recipe.text} onInput=${(event) => setEdited(event.target.value)}></textarea>
-    ${edited !== null && html`<p class="actions"><button type="button" onClick=${() => setEdited(null)}>${words.undo}</button>
-      <button type="button" class="strong" disabled=${busy} onClick=${save}>${words.writeText}</button></p>`}
+    <textarea aria-label=${words.text} rows="18" spellcheck=${false} value=${edited?.text ?? recipe.text} onInput=${type}></textarea>
+    ${isOlder && !busy && html`<div class="warning" role="status"><p>${words.newer}</p>
+      <details><summary>${words.newerText}</summary><pre tabindex="0" role="group" aria-label=${words.newerText}>${recipe.text}</pre></details></div>`}
+    ${edited !== null && html`<p class="actions"><button type="button" onClick=${() => setEdited(null)}>${isOlder ? words.takeNewer : words.undo}</button>
+      ${isOlder && html`<button type="button" disabled=${busy} onClick=${() => setEdited({ ...edited, digest: recipe.digest })}>${words.keepMine}</button>`}
+      <button type="button" class="strong" disabled=${busy || isOlder} onClick=${save}>${words.writeText}</button></p>`}
   </details>`;
 }

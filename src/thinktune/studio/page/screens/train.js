@@ -51,6 +51,8 @@ function RunView({ run, way }) {
   const language = useLanguage();
   const { facts, error, live } = run;
   const said = (text) => text[language];
+  const { value: act } = useServer(way.act ? `studio/acts/${way.act}` : null, WAY_MS);
+  const shownAct = act && tellsMore(act, facts) ? act.id : null;
   useWhenEnded(facts.state, () => notify(words.ended(facts.run, states[facts.state])));
   return html`<div class="run-head"><h1>${facts.run}</h1> <${StateWord} state=${facts.state} /></div>
     ${error && html`<p class="problem" role="alert">${words.lost}</p>`}
@@ -59,6 +61,7 @@ function RunView({ run, way }) {
     ${facts.ending.en && html`<p class="verdict">${said(facts.ending)}</p>`}
     <${Progress} facts=${facts} live=${live} />
     <${Buttons} facts=${facts} way=${way} />
+    ${shownAct && html`<${Act} id=${shownAct} key=${shownAct} showCommand=${false} openLog />`}
     <h2>${words.figures}</h2>
     <dl class="figures">${facts.figures.map((one) => html`<div key=${one.key} class=${one.direction}><dt>${said(one.name)}</dt><dd>${said(one.value)}
       ${said(one.note) && html`<span class="small">${said(one.note)}</span>`}
@@ -71,7 +74,15 @@ function RunView({ run, way }) {
     ${facts.events.length ? html`<ul class="events">${[...facts.events].reverse().map((one) => html`<li><span class="small">${words.eventAt(one.step)}</span> ${one.text}</li>`)}</ul>` : html`<p class="small">${words.noEvents}</p>`}
     <h2>${words.settings}</h2>
     <dl class="facts">${facts.settings.map((one) => html`<div><dt title=${one.key}>${said(one.name)}</dt><dd>${said(one.value)}</dd></div>`)}</dl>
-    ${way.act && html`<h2>${words.log}</h2><${Log} id=${way.act} key=${way.act} alive=${facts.state === 'running'} />`}`;
+    ${way.act && !shownAct && html`<h2>${words.log}</h2><${Log} id=${way.act} key=${way.act} alive=${facts.state === 'running'} />`}`;
+}
+
+/** Return whether an act of training knows what its run's folder does not show: it waits or starts, or ended without a word there. */
+function tellsMore(act, facts) {
+  if (['running', 'finished'].includes(facts.state)) return false;
+  if (isAlive(act)) return true;
+  const endedAt = act.ended_at ?? act.started_at; // of one that died
+  return ['failed', 'died'].includes(act.state) && endedAt > (facts.changed_at ?? 0);
 }
 
 function Progress({ facts, live }) {

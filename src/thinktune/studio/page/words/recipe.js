@@ -10,6 +10,10 @@ export const en = {
   text: 'The recipe as a text',
   writeText: 'Write this text',
   undo: 'Undo',
+  newer: 'The recipe has changed in the file since you began to type. Your text is kept here.',
+  newerText: 'The text of the file now',
+  takeNewer: 'Take the file’s text',
+  keepMine: 'Replace it by mine',
   about: {
     'train.learning_rate': 'The learning rate is unusual.',
     'train.epochs': 'More passes than such a model needs.',
@@ -30,6 +34,10 @@ export const zh = {
   text: '配方原文',
   writeText: '写入原文',
   undo: '撤销',
+  newer: '你开始编辑之后，文件里的配方有改动。你输入的内容仍保留在这里。',
+  newerText: '文件现在的内容',
+  takeNewer: '采用文件的内容',
+  keepMine: '用我的内容替换',
   about: {
     'train.learning_rate': '学习率不在常见范围内。',
     'train.epochs': '轮数超过这类模型的需要。',

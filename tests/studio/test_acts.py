@@ -28,6 +28,10 @@ if todo == "wait":
     signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
     Path("begun").write_text(str(os.getpid()))
     time.sleep(60)
+if todo == "fail later":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("error: the disk is full"))
+    Path("begun").write_text(str(os.getpid()))
+    time.sleep(60)
 if todo == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path("begun").write_text(str(os.getpid()))
@@ -107,6 +111,14 @@ def test_an_act_is_stopped_as_ctrl_c_does_and_then_ended(acts):
     for _ in range(2):  # a second Ctrl-C, which training ends by, then SIGTERM
         acts.stop(id)
     assert ended(acts, id).state == "stopped"
+
+
+def test_an_act_that_fails_while_it_stops_has_failed(acts):
+    id = start(acts, "fail later")
+    begun(acts)
+    acts.stop(id)
+    act = ended(acts, id)
+    assert (act.state, act.errors) == ("failed", ["the disk is full"])
 
 
 def test_training_is_ended_by_a_second_ctrl_c(acts):

@@ -198,7 +198,7 @@ def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str,
         code = ending["code"]
         if code == 0:
             return "finished", ending
-        return ("stopped" if code in STOPPED_CODES or folder.stop.exists() else "failed"), ending
+        return ("stopped" if code in STOPPED_CODES else "failed"), ending
     if is_held(folder.lock):
         waits = (_read_progress(folder) or {}).get("waits", False)
         return ("waiting" if waits else "running"), {}

@@ -30,6 +30,7 @@ ActState = Literal["waiting", "running", "finished", "failed", "stopped", "died"
 STOPPED_CODES = (Stopped.EXIT_CODE, 130, -signal.SIGINT, -signal.SIGTERM)
 TRAINING_VERBS = ("train", "pilot")
 START_SECONDS = 20  # within which an act's process takes its lock, on a busy machine as well
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of an act whose files are not as we write them
 MAX_LOG_BYTES = 2**18  # of one answer
 MAX_ERROR_BYTES = 2**16  # of standard error, from its end
 
@@ -116,7 +117,7 @@ class Acts:
         """Return an act; raises ApiError (404) where there is none of this id."""
         try:
             return _read_act(ActFolder(self._folder_of(id)))
-        except (OSError, ValueError, KeyError):
+        except DAMAGE:
             raise ApiError(404, f"there is no act {id!r}; its folder may have been deleted") from None
 
     def read_log(self, id: str, from_byte: int, name: Literal["stdout", "stderr"] = "stderr") -> dict[str, Any]:
@@ -153,7 +154,7 @@ class Acts:
         times = times_asked(folder)
         by_ctrl_c = times == 0 or (times == 1 and act.verb in TRAINING_VERBS)
         write_json(folder.stop, {"at": time.time(), "times": times + 1})
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(*DAMAGE):
             if is_held(folder.lock):  # so the number is still this process's
                 os.kill(read_json(folder.process)["process"], signal.SIGINT if by_ctrl_c else signal.SIGTERM)
         return self.find(id)
@@ -170,12 +171,14 @@ class Acts:
                 folder = ActFolder(self.path / name)
                 if alive and folder.exit.exists():
                     continue
-                with suppress(OSError, ValueError, KeyError):
+                with suppress(*DAMAGE):
                     yield _read_act(folder)
 
 
 def _read_act(folder: ActFolder) -> Act:
     record = read_json(folder.record)
+    if not isinstance(record["about"], dict) or not isinstance(record["verb"], str):
+        raise ValueError(folder.record)
     state, ending = _state_of(folder, record["started_at"])
     return Act(
         id=folder.path.name,
@@ -210,9 +213,10 @@ def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str,
 
 def _read_progress(folder: ActFolder) -> dict[str, Any] | None:
     try:
-        return read_json(folder.progress)
+        progress = read_json(folder.progress)
     except (OSError, ValueError):
         return None
+    return progress if isinstance(progress, dict) else None
 
 
 def _read_errors(folder: ActFolder) -> list[str]:

@@ -28,7 +28,7 @@ from thinktune.studio.recipes.recipe_file import (
     read_recipe_file,
     write_recipe_file,
 )
-from thinktune.studio.side_process import ask_process
+from thinktune.studio.side_process import ask_process, take_turn
 from thinktune.studio.studio import Studio
 
 CARD_SECONDS = 180
@@ -50,11 +50,11 @@ def add_recipe_routes(app: FastAPI, studio: Studio) -> None:
     _add_recipe(app, studio)
     _add_facts(app, studio)
     known: dict[str, dict[str, Any]] = {}
-    asking = threading.Lock()
+    asking = threading.BoundedSemaphore(1)
 
     def show_models(request: Request) -> Response:
         card = request.query_params.get("card", "")[:100]
-        with asking:
+        with take_turn(asking):
             value = known.get(card) or ask_process("recipes.card_process", [card], studio.folder.path, CARD_SECONDS)
             if not (value["card"] or {}).get("is_here"):  # of one that is here, what is free may change
                 known[card] = value

@@ -32,7 +32,7 @@ from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
 from thinktune.studio.proof_view import add_proof_routes
-from thinktune.studio.recipes import add_recipe_routes
+from thinktune.studio.recipes import add_recipe_routes, refuse_overrides
 from thinktune.studio.rows import add_rows_routes
 from thinktune.studio.run_view import add_run_routes, start_act
 from thinktune.studio.sentences import add_sentence_routes
@@ -107,6 +107,7 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
 
     async def post_act(request: Request) -> Response:
         verb = parse_verb(await read_body(request, studio.limits))
+        await run_in_threadpool(refuse_overrides, studio.folder, verb)
         return JSONResponse(asdict(await run_in_threadpool(start_act, studio, verb)), 201)
 
     async def show_command(request: Request) -> Response:

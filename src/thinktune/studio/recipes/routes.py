@@ -100,9 +100,9 @@ def _write(folder: StudioFolder, name: str, asked: RecipeChange) -> None:
         raise ApiError(404, f"{name}: its folder does not exist; name one that does")
     try:
         if asked.changes is not None:
-            change_recipe_file(path, Path(name), asked.digest, asked.changes)
+            change_recipe_file(folder.path, path, Path(name), asked.digest, asked.changes)
         elif asked.text is not None:
-            write_recipe_file(path, Path(name), asked.digest, asked.text)
+            write_recipe_file(folder.path, path, Path(name), asked.digest, asked.text)
     except ChangedMeanwhileError as error:
         raise ApiError(409, str(error)) from None
     except UserError as error:

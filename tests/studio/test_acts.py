@@ -194,6 +194,17 @@ def test_an_act_speaks_english_on_a_chinese_machine_since_its_words_are_read_her
     assert act.errors and all(line.isascii() for line in act.errors)
 
 
+def test_an_act_of_a_verb_is_found_behind_any_number_of_others(acts):
+    old = start(acts, "end")
+    ended(acts, old)
+    for number in range(210):
+        (acts.path / f"20990101-000000-eval-{number:06x}").mkdir()
+        record = {"verb": "eval", "about": {}, "command": "", "started_at": 1.0}
+        (acts.path / f"20990101-000000-eval-{number:06x}" / "act.json").write_text(json.dumps(record))
+    assert old not in [act.id for act in acts.list()]
+    assert [act.id for act in acts.of_verb("train")] == [old]
+
+
 @pytest.mark.parametrize("id", ["", ".", "..", "../x", "a/b", "nix", "20261129-111111-train-aaaaaa"])
 def test_there_is_no_act_outside_the_folder_of_acts(acts, id):
     for ask in (acts.find, acts.stop, lambda id: acts.read_log(id, 0)):

@@ -1,6 +1,7 @@
 """The studio's server: the page, and the routes of each screen, behind the same guards as the chat page's."""
 
 import html
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -144,8 +145,11 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
 def run_studio(folder: Path, host: str, port: int, say: Say, access: Access | None = None) -> None:
     """Serve the studio until Ctrl-C; what it started goes on.
 
-    Raises UserError if the address is taken, or open to other machines without a key.
+    Raises UserError if the address is taken, or open to other machines without a key, and on Windows itself, where no
+    process can be asked to stop and save as Ctrl-C does.
     """
+    if os.name != "posix":
+        raise UserError("studio: works only on Linux, macOS and, on Windows, in WSL 2; start it there")
     limits, access = Limits(), access or find_access_here(host, None, None, "")
     require_key(host, access, "this folder and the models in it")
     opened = StudioFolder.open(folder)

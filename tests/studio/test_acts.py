@@ -217,7 +217,9 @@ def test_damaged_acts_are_left_out_of_lists(acts):
     id = start(acts, "end")
     ended(acts, id)
     (acts.path / "20990101-000000-train-aaaaaa").mkdir()
-    for number, text in enumerate(("{", "[]", "3", '{"verb": "train", "about": 3, "started_at": 1}', '{"started_at": "x"}')):
+    for number, text in enumerate(
+        ("{", "[]", "3", '{"verb": "train", "about": 3, "started_at": 1}', '{"started_at": "x"}')
+    ):
         (acts.path / f"20990101-000000-train-cccc{number}").mkdir()
         (acts.path / f"20990101-000000-train-cccc{number}" / "act.json").write_text(text)
         with pytest.raises(ApiError):

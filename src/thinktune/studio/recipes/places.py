@@ -19,7 +19,7 @@ def refuse_overrides(folder: StudioFolder, verb: Verb) -> None:
     overrides = getattr(verb, "overrides", [])
     if not overrides:
         return
-    path = folder.resolve(getattr(verb, "recipe"))  # noqa: B009: not every verb has one
+    path = folder.resolve(verb.recipe)  # noqa: B009: not every verb has one
     try:
         after = load_recipe(path, overrides)
     except (UserError, OSError):

@@ -191,7 +191,8 @@ def test_an_act_speaks_english_on_a_chinese_machine_since_its_words_are_read_her
     monkeypatch.setenv("THINKTUNE_LANG", "zh")
     act = ended(Acts(acts.folder), start(Acts(acts.folder), "end"))
     assert act.state == "failed"
-    assert act.errors and all(line.isascii() for line in act.errors)
+    assert act.errors
+    assert all(line.isascii() for line in act.errors)
 
 
 def test_an_act_of_a_verb_is_found_behind_any_number_of_others(acts):

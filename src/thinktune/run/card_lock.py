@@ -70,7 +70,7 @@ def _poll(succeeds: Callable[[], bool], say: Say) -> None:
 
 
 def _share(held: ExitStack, file: Path) -> bool:
-    """Share a file's lock, tried for a moment: a run that waits takes it whole each time it looks whether it is free."""
+    """Share a file's lock, tried for a moment: a run that waits takes it whole each time it looks if it is free."""
     ends_at = time.monotonic() + SHARE_SECONDS
     while not _take(held, file, fcntl.LOCK_SH):
         if time.monotonic() >= ends_at:

@@ -11,17 +11,16 @@ from thinktune.errors import UserError
 from thinktune.files import expand_home
 from thinktune.http import ApiError
 from thinktune.studio.folder import StudioFolder
-from thinktune.studio.verbs import Verb
+from thinktune.studio.verbs import CheckVerb, PilotVerb, ThinkVerb, TrainVerb, Verb
 
 
 def refuse_overrides(folder: StudioFolder, verb: Verb) -> None:
     """Raise ApiError (400) where a verb's overrides name what a posted change may not."""
-    overrides = getattr(verb, "overrides", [])
-    if not overrides:
+    if not isinstance(verb, CheckVerb | TrainVerb | ThinkVerb | PilotVerb) or not verb.overrides:
         return
-    path = folder.resolve(verb.recipe)  # noqa: B009: not every verb has one
+    path = folder.resolve(verb.recipe)
     try:
-        after = load_recipe(path, overrides)
+        after = load_recipe(path, verb.overrides)
     except (UserError, OSError):
         return  # the verb itself says what is wrong, and does nothing
     try:

@@ -1,12 +1,16 @@
 """Runs that wait for a card: one after the other among those that wait, after all that do not, and in no one's way."""
 
+import fcntl
 import subprocess
 import sys
+import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
 from thinktune.progress import PROGRESS_FILE_VARIABLE
+from thinktune.run import card_lock
 from thinktune.run.card_lock import hold_cards
 
 HOLDER = """
@@ -70,6 +74,16 @@ def test_a_run_that_waits_lets_one_that_does_not_finish_and_keeps_nobody_out(tmp
     with hold_cards(["cpu"], print, wait=False):  # beside one that waited, too
         pass
     release(tmp_path / "waiting", waiting)
+
+
+def test_a_probe_of_a_run_that_waits_takes_no_lock_from_one_that_does_not(tmp_path):
+    folder = tmp_path / "cards"
+    folder.mkdir(exist_ok=True)
+    with ExitStack() as probe, ExitStack() as other:
+        assert card_lock._take(probe, folder / "cpu.use", fcntl.LOCK_EX)
+        threading.Timer(0.1, probe.close).start()
+        with hold_cards(["cpu"], print, wait=False):
+            assert not card_lock._take(other, folder / "cpu.use", fcntl.LOCK_EX)
 
 
 def test_a_killed_run_frees_its_card_and_another_card_is_free(tmp_path):

@@ -28,6 +28,10 @@ if todo == "wait":
     signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
     Path("begun").write_text(str(os.getpid()))
     time.sleep(60)
+if todo == "fail later":
+    signal.signal(signal.SIGINT, lambda *_: sys.exit("error: the disk is full"))
+    Path("begun").write_text(str(os.getpid()))
+    time.sleep(60)
 if todo == "deaf":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Path("begun").write_text(str(os.getpid()))
@@ -109,6 +113,14 @@ def test_an_act_is_stopped_as_ctrl_c_does_and_then_ended(acts):
     assert ended(acts, id).state == "stopped"
 
 
+def test_an_act_that_fails_while_it_stops_has_failed(acts):
+    id = start(acts, "fail later")
+    begun(acts)
+    acts.stop(id)
+    act = ended(acts, id)
+    assert (act.state, act.errors) == ("failed", ["the disk is full"])
+
+
 def test_training_is_ended_by_a_second_ctrl_c(acts):
     id = start(acts, "counts")
     begun(acts)
@@ -179,7 +191,19 @@ def test_an_act_speaks_english_on_a_chinese_machine_since_its_words_are_read_her
     monkeypatch.setenv("THINKTUNE_LANG", "zh")
     act = ended(Acts(acts.folder), start(Acts(acts.folder), "end"))
     assert act.state == "failed"
-    assert act.errors and all(line.isascii() for line in act.errors)
+    assert act.errors
+    assert all(line.isascii() for line in act.errors)
+
+
+def test_an_act_of_a_verb_is_found_behind_any_number_of_others(acts):
+    old = start(acts, "end")
+    ended(acts, old)
+    for number in range(210):
+        (acts.path / f"20990101-000000-eval-{number:06x}").mkdir()
+        record = {"verb": "eval", "about": {}, "command": "", "started_at": 1.0}
+        (acts.path / f"20990101-000000-eval-{number:06x}" / "act.json").write_text(json.dumps(record))
+    assert old not in [act.id for act in acts.list()]
+    assert [act.id for act in acts.of_verb("train")] == [old]
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "../x", "a/b", "nix", "20261129-111111-train-aaaaaa"])
@@ -194,6 +218,12 @@ def test_damaged_acts_are_left_out_of_lists(acts):
     id = start(acts, "end")
     ended(acts, id)
     (acts.path / "20990101-000000-train-aaaaaa").mkdir()
-    (acts.path / "20990101-000000-train-bbbbbb").mkdir()
-    (acts.path / "20990101-000000-train-bbbbbb" / "act.json").write_text("{")
+    for number, text in enumerate(
+        ("{", "[]", "3", '{"verb": "train", "about": 3, "started_at": 1}', '{"started_at": "x"}')
+    ):
+        (acts.path / f"20990101-000000-train-cccc{number}").mkdir()
+        (acts.path / f"20990101-000000-train-cccc{number}" / "act.json").write_text(text)
+        with pytest.raises(ApiError):
+            acts.find(f"20990101-000000-train-cccc{number}")
+    assert acts.alive() == []
     assert [act.id for act in acts.list()] == [id]

@@ -46,7 +46,11 @@ generate:
         ({"train.epochs": None}, {"train: {betas: [0.9, 0.99]}  # short"}),
         ({"data.columns": None}, {"  name: rows.jsonl  # mine", "  faults:"}),
         ({"data.columns.answer": None}, {"    question: q"}),
-        ({"data.faults.duplicate": None, "data.faults.loop": None}, {"  # a note between"}),
+        (
+            {"data.columns.answer": "c", "data.columns.system": "s"},
+            {"    question: q", "    answer: c", "    system: s"},
+        ),
+        ({"data.faults.loop": None}, {"  # a note between"}),
         ({"expert.rows_per_step": 8}, {"expert:", "  rows_per_step: 8"}),
         ({"generate.sample_questions": 3}, {"generate: {sample_questions: 3}"}),
         ({"runs_folder": "/disk: 2"}, {"runs_folder: '/disk: 2'"}),
@@ -77,11 +81,20 @@ def test_settings_are_added_to_any_form(text):
     assert comments(edited) >= comments(text)
 
 
+@pytest.mark.parametrize(
+    "change", [{"data.faults": {"loop": "drop"}}, {"data": None}, {"data.faults": None}, {"train.epochs": None}]
+)
+def test_no_comment_inside_of_a_section_is_lost_by_a_change(change):
+    text = TEXT.replace("train: {epochs: 2,", "train: {epochs: 2,  # twice\n  ")
+    with pytest.raises(UserError, match="holds a comment"):
+        edit_recipe(text, change)
+
+
 def test_a_source_of_a_list_is_changed_alone():
     text = "data:\n- name: a  # one\n  validation: 0.1\n- name: b\n"
     edited = edit_recipe(text, {"data.1.max_tokens": 9, "data.0.validation": 0.2, "data.0.name": "c"})
     assert edited == "data:\n- name: c  # one\n  validation: 0.2\n- name: b\n  max_tokens: 9\n"
-    with pytest.raises(UserError, match=r"data\.0\.name: stands in a form"):
+    with pytest.raises(UserError, match=r"data\.0\.name: is written in a form"):
         edit_recipe(text, {"data.0.name": None})
 
 

@@ -72,6 +72,23 @@ def test_mistakes_are_told_all_at_once_with_their_keys_and_nothing_is_written(cl
     assert (refused.status_code, "mine.yaml:" in said(refused)) == (422, True)
 
 
+def test_a_page_names_no_place_outside_the_folder_and_trusts_no_code(client, folder):
+    digest = client.get("/studio/recipe/mine.yaml").json()["digest"]
+    outside = {"runs_folder": "../runs", "data.name": "/etc/passwd", "data.validation": "~/rows.jsonl"}
+    for key, value in (outside | {"model.trust_remote_code": True}).items():
+        refused = put(client, digest=digest, changes={key: value})
+        assert (refused.status_code, said(refused).startswith(f"{key}: ")) == (422, True), key
+        verb = {"verb": "check", "recipe": "mine.yaml", "overrides": [f"{key}={json.dumps(value).strip(chr(34))}"]}
+        refused = client.post("/studio/acts", json=verb)
+        assert (refused.status_code, said(refused).startswith(f"{key}: ")) == (400, True), key
+    assert (folder / "mine.yaml").read_text() == RECIPE
+    assert put(client, digest=digest, changes={"model.name": "/models/base"}).status_code == 200
+    by_hand = RECIPE.replace("rows.jsonl", "/rows/of/mine.jsonl")
+    (folder / "mine.yaml").write_text(by_hand)
+    digest = client.get("/studio/recipe/mine.yaml").json()["digest"]
+    assert put(client, digest=digest, changes={"train.epochs": 5}).status_code == 200, "what was written by hand stays"
+
+
 def test_a_file_that_changed_meanwhile_is_not_overwritten(client, folder):
     digest = client.get("/studio/recipe/mine.yaml").json()["digest"]
     (folder / "mine.yaml").write_text(RECIPE + "# someone's\n")

@@ -82,6 +82,13 @@ def test_any_form_is_read_and_a_file_that_is_not_whole_is_told(tmp_path, name, c
         assert page.rows[0]["cells"]["a"]["text"] == "two"
 
 
+def test_rows_beyond_what_the_copy_holds_are_not_left_out_in_silence(tmp_path, monkeypatch):
+    monkeypatch.setattr("thinktune.studio.rows.spool.MAX_SPOOL_BYTES", 100)
+    page = whole(RowSpool(write(tmp_path / "rows.jsonl", [{"q": "a question"}] * 50), "rows.jsonl"))
+    assert 0 < page.total < 50
+    assert f"only its first {page.total} rows" in "".join(page.mistakes)
+
+
 def test_a_row_is_found_by_its_place(tmp_path):
     spool = RowSpool(write(tmp_path / "rows.jsonl", ["\n", {"a": 1}, "\n", {"a": 2}, {"a": 3}]), "rows.jsonl")
     page = whole(spool)

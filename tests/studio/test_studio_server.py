@@ -71,6 +71,7 @@ def test_a_page_of_the_folder_runs_as_an_origin_of_its_own_and_only_by_an_addres
     assert "default-src 'none'" in policy
     assert "connect-src" not in policy
     assert client.get(f"/shown/{'0' * 32}/runs/one/report.html").status_code == 404
+    assert client.get("/shown/é/runs/one/report.html").status_code == 404
     ticket = address.split("/")[1]
     assert client.get(f"/shown/{ticket}/secret.txt").status_code == 404
     assert client.get("/studio/page-link/secret.txt").status_code == 400

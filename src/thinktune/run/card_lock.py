@@ -15,6 +15,7 @@ if os.name == "posix":
     import fcntl
 
 POLL_SECONDS = 1.0
+SHARE_SECONDS = 1.0
 WAITS_FOR_CARD = "card is in use"  # as the progress file names it
 
 
@@ -36,10 +37,10 @@ def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]
             if wait:
                 _wait_for(held, folder / f"{card}.turn", say)
                 _wait_until_free(folder / f"{card}.use", say)
-                _take(held, folder / f"{card}.use", fcntl.LOCK_SH)
+                _share(held, folder / f"{card}.use")
             else:
                 with suppress(OSError):  # a cache that nobody may write in
-                    _take(held, folder / f"{card}.use", fcntl.LOCK_SH)
+                    _share(held, folder / f"{card}.use")
         yield
 
 
@@ -66,6 +67,16 @@ def _poll(succeeds: Callable[[], bool], say: Say) -> None:
     if told:
         progress_file.write("")
         say("the card is free")
+
+
+def _share(held: ExitStack, file: Path) -> bool:
+    """Share a file's lock, tried for a moment: a run that waits takes it whole each time it looks if it is free."""
+    ends_at = time.monotonic() + SHARE_SECONDS
+    while not _take(held, file, fcntl.LOCK_SH):
+        if time.monotonic() >= ends_at:
+            return False
+        time.sleep(SHARE_SECONDS / 100)
+    return True
 
 
 def _take(held: ExitStack, file: Path, kind: int) -> bool:

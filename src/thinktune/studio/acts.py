@@ -30,6 +30,7 @@ ActState = Literal["waiting", "running", "finished", "failed", "stopped", "died"
 STOPPED_CODES = (Stopped.EXIT_CODE, 130, -signal.SIGINT, -signal.SIGTERM)
 TRAINING_VERBS = ("train", "pilot")
 START_SECONDS = 20  # within which an act's process takes its lock, on a busy machine as well
+DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of an act whose files are not as we write them
 MAX_LOG_BYTES = 2**18  # of one answer
 MAX_ERROR_BYTES = 2**16  # of standard error, from its end
 
@@ -108,6 +109,10 @@ class Acts:
         """List acts, the newest first."""
         return [act for _, act in zip(range(count), self._newest_first(), strict=False)]
 
+    def of_verb(self, verb: str) -> Iterator[Act]:
+        """Yield all acts of a verb, the newest first; the others' files are not read."""
+        return self._newest_first(verb=verb)
+
     def alive(self) -> "list[Act]":
         """List the acts that wait or run, the newest first."""
         return [act for act in self._newest_first(alive=True) if act.state in ("waiting", "running")]
@@ -116,7 +121,7 @@ class Acts:
         """Return an act; raises ApiError (404) where there is none of this id."""
         try:
             return _read_act(ActFolder(self._folder_of(id)))
-        except (OSError, ValueError, KeyError):
+        except DAMAGE:
             raise ApiError(404, f"there is no act {id!r}; its folder may have been deleted") from None
 
     def read_log(self, id: str, from_byte: int, name: Literal["stdout", "stderr"] = "stderr") -> dict[str, Any]:
@@ -153,7 +158,7 @@ class Acts:
         times = times_asked(folder)
         by_ctrl_c = times == 0 or (times == 1 and act.verb in TRAINING_VERBS)
         write_json(folder.stop, {"at": time.time(), "times": times + 1})
-        with suppress(OSError, ValueError, KeyError):
+        with suppress(*DAMAGE):
             if is_held(folder.lock):  # so the number is still this process's
                 os.kill(read_json(folder.process)["process"], signal.SIGINT if by_ctrl_c else signal.SIGTERM)
         return self.find(id)
@@ -163,19 +168,21 @@ class Acts:
             raise ApiError(404, f"there is no act {id!r}")
         return self.path / id
 
-    def _newest_first(self, *, alive: bool = False) -> Iterator[Act]:
+    def _newest_first(self, *, alive: bool = False, verb: str = "") -> Iterator[Act]:
         with suppress(OSError):
             names = sorted((entry.name for entry in os.scandir(self.path)), reverse=True)
             for name in names:
                 folder = ActFolder(self.path / name)
-                if alive and folder.exit.exists():
+                if (alive and folder.exit.exists()) or (verb and f"-{verb}-" not in name):
                     continue
-                with suppress(OSError, ValueError, KeyError):
+                with suppress(*DAMAGE):
                     yield _read_act(folder)
 
 
 def _read_act(folder: ActFolder) -> Act:
     record = read_json(folder.record)
+    if not isinstance(record["about"], dict) or not isinstance(record["verb"], str):
+        raise ValueError(folder.record)
     state, ending = _state_of(folder, record["started_at"])
     return Act(
         id=folder.path.name,
@@ -198,7 +205,7 @@ def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str,
         code = ending["code"]
         if code == 0:
             return "finished", ending
-        return ("stopped" if code in STOPPED_CODES or folder.stop.exists() else "failed"), ending
+        return ("stopped" if code in STOPPED_CODES else "failed"), ending
     if is_held(folder.lock):
         waits = (_read_progress(folder) or {}).get("waits", False)
         return ("waiting" if waits else "running"), {}
@@ -210,9 +217,10 @@ def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str,
 
 def _read_progress(folder: ActFolder) -> dict[str, Any] | None:
     try:
-        return read_json(folder.progress)
+        progress = read_json(folder.progress)
     except (OSError, ValueError):
         return None
+    return progress if isinstance(progress, dict) else None
 
 
 def _read_errors(folder: ActFolder) -> list[str]:

@@ -106,7 +106,7 @@ async def _events(studio: Studio, path: Path, read: Callable[[], dict[str, Any]]
 
 def _add_shown_pages(app: FastAPI, studio: Studio) -> None:
     def show_page(ticket: str, name: str) -> Response:
-        if not hmac.compare_digest(ticket, _ticket(studio, name)):
+        if not hmac.compare_digest(ticket.encode(), _ticket(studio, name).encode()):
             raise ApiError(404, "this address is no longer valid; open the page from the studio again")
         if not name.endswith(".html"):
             raise ApiError(400, f"{name} is not a page")

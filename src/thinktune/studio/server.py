@@ -1,6 +1,7 @@
 """The studio's server: the page, and the routes of each screen, behind the same guards as the chat page's."""
 
 import html
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
@@ -32,7 +33,7 @@ from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
 from thinktune.studio.proof_view import add_proof_routes
-from thinktune.studio.recipes import add_recipe_routes
+from thinktune.studio.recipes import add_recipe_routes, refuse_overrides
 from thinktune.studio.rows import add_rows_routes
 from thinktune.studio.run_view import add_run_routes, start_act
 from thinktune.studio.sentences import add_sentence_routes
@@ -107,6 +108,7 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
 
     async def post_act(request: Request) -> Response:
         verb = parse_verb(await read_body(request, studio.limits))
+        await run_in_threadpool(refuse_overrides, studio.folder, verb)
         return JSONResponse(asdict(await run_in_threadpool(start_act, studio, verb)), 201)
 
     async def show_command(request: Request) -> Response:
@@ -143,8 +145,11 @@ def add_act_routes(app: FastAPI, studio: Studio) -> None:
 def run_studio(folder: Path, host: str, port: int, say: Say, access: Access | None = None) -> None:
     """Serve the studio until Ctrl-C; what it started goes on.
 
-    Raises UserError if the address is taken, or open to other machines without a key.
+    Raises UserError if the address is taken, or open to other machines without a key, and on Windows itself, where no
+    process can be asked to stop and save as Ctrl-C does.
     """
+    if os.name != "posix":
+        raise UserError("studio: works only on Linux, macOS and, on Windows, in WSL 2; start it there")
     limits, access = Limits(), access or find_access_here(host, None, None, "")
     require_key(host, access, "this folder and the models in it")
     opened = StudioFolder.open(folder)

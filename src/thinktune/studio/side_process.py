@@ -4,7 +4,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from thinktune.exit_codes import error_messages
 from thinktune.http import ApiError
 
 MOST_AT_A_TIME = 2
+TURN_SECONDS = 30.0  # at most, for which a request waits for its turn
+TOO_MANY = "the studio is busy with other requests of this kind; try again in a minute"
 _TURNS = threading.BoundedSemaphore(MOST_AT_A_TIME)
+_WAITING = threading.BoundedSemaphore(8)  # of the server's 40 threads
 
 
 def ask_process(module: str, arguments: Sequence[str], folder: Path, seconds: float) -> dict[str, Any]:
@@ -23,7 +27,7 @@ def ask_process(module: str, arguments: Sequence[str], folder: Path, seconds: fl
     """
     # No module is taken from the user's folder (-P): a yaml.py or numpy.py there would run.
     command = [sys.executable, "-P", "-m", f"thinktune.studio.{module}", *arguments]
-    with _TURNS:
+    with take_turn(_TURNS):
         try:
             done = subprocess.run(
                 command, cwd=folder, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL, check=False
@@ -36,6 +40,27 @@ def ask_process(module: str, arguments: Sequence[str], folder: Path, seconds: fl
     if "mistakes" in value:
         raise ApiError(409, "\n".join(value["mistakes"]))
     return value
+
+
+@contextmanager
+def take_turn(turns: threading.BoundedSemaphore) -> Generator[None]:
+    """Hold a turn while the block runs; raises ApiError (429) where others keep all of them.
+
+    Those who wait keep a thread of the server each, so their number and time have an end: every other request needs a
+    thread as well.
+    """
+    if not _WAITING.acquire(blocking=False):
+        raise ApiError(429, TOO_MANY)
+    try:
+        has_turn = turns.acquire(timeout=TURN_SECONDS)
+    finally:
+        _WAITING.release()
+    if not has_turn:
+        raise ApiError(429, TOO_MANY)
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def print_value(make: Callable[[], dict[str, Any]]) -> None:

@@ -15,7 +15,7 @@ ADVICE = ("stops", "warnings", "notes")
 
 def newest_facts(acts: Acts, recipe: str) -> tuple[Act, dict[str, Any]] | None:
     """Return the newest act that has the facts of a recipe, with these as the screens show them; None without one."""
-    checks = (act for act in acts.list() if act.verb == "check" and act.about.get("recipe") == recipe)
+    checks = (act for act in acts.of_verb("check") if act.verb == "check" and act.about.get("recipe") == recipe)
     ended = (act for act in checks if act.state in ("finished", "failed"))
     read = ((act, _parse(acts.read_output(act.id))) for act in ended)
     return next(((act, annotate_facts(facts)) for act, facts in read if facts is not None), None)

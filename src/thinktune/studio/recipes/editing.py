@@ -15,8 +15,8 @@ Keys = Sequence[str]
 def edit_recipe(text: str, changes: Mapping[str, Any]) -> str:
     """Set settings of a YAML text by their keys, as in `data.faults.duplicate`; None takes a setting out.
 
-    What the settings' own lines do not hold stays as it is. Raises UserError where the text is not YAML, or is written
-    so that it cannot be changed in place (an alias, a tag).
+    What the settings' own lines do not hold stays as it is. Raises UserError where the text is not YAML, is written so
+    that it cannot be changed in place (an alias, a tag), or where a comment inside of a section would be lost.
     """
     for key, value in changes.items():
         before = _values(text)
@@ -102,8 +102,23 @@ def _replace(text: str, key: Any, node: Any, value: Any) -> str:
         start = end = text.index(":", key.end_mark.index) + 1
     elif not getattr(node, "flow_style", True) or getattr(node, "style", None) in ("|", ">"):
         start = text.index(":", key.end_mark.index) + 1
+    _keep_comments(text, start, end, key.value)
     spaced = "" if text[start - 1] == " " else " "
     return f"{text[:start]}{spaced}{_spell(value)}{text[end:]}"
+
+
+def _keep_comments(text: str, start: int, end: int, key: str) -> None:
+    """Raise UserError where a comment stands between two places of a text that are about to be overwritten."""
+    if "#" not in text[start:end]:
+        return
+    scalars = [
+        (token.start_mark.index, token.end_mark.index)
+        for token in yaml.scan(text, Loader=yaml.SafeLoader)
+        if isinstance(token, yaml.ScalarToken)
+    ]
+    marks = (place for place in range(start, end) if text[place] == "#")
+    if any(not any(first <= place < last for first, last in scalars) for place in marks):
+        raise UserError(f"{key}: holds a comment, which would be lost here; change it in the recipe's text")
 
 
 def _spell(value: Any) -> str:
@@ -155,6 +170,7 @@ def _remove(text: str, keys: Keys) -> str | None:
     if not isinstance(holder, yaml.MappingNode):
         return None
     if holder.flow_style:
+        _keep_comments(text, holder.start_mark.index, holder.end_mark.index, key.value)
         others = [(one, other) for one, other in holder.value if one is not key]
         entries = (text[one.start_mark.index : _end(other, text)] for one, other in others)
         return f"{text[: holder.start_mark.index]}{{{', '.join(entries)}}}{text[holder.end_mark.index :]}"
@@ -162,6 +178,7 @@ def _remove(text: str, keys: Keys) -> str | None:
     if text[start : key.start_mark.index].strip():  # the first key of a list's item
         return None
     end = text.index(":", key.end_mark.index) + 1 if _is_nothing(node) else _end(node, text)
+    _keep_comments(text, start, end, key.value)  # one beside the setting, in its last line, goes with it
     end = _end_of_line(text, end)
     return text[:start] + text[end + 1 if text[end : end + 1] == "\n" else end + 2 :]
 

@@ -7,12 +7,14 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from thinktune.config import Recipe
 from thinktune.config.expert import from_fields
 from thinktune.config.loading import load_recipe_text
 from thinktune.config.strict_yaml import YamlSyntaxError, parse_yaml
 from thinktune.errors import UserError
 from thinktune.files import atomic_write_bytes, describe_given_rows
 from thinktune.studio.recipes.editing import edit_recipe
+from thinktune.studio.recipes.places import faults_of_places
 
 MAX_RECIPE_BYTES = 2**20
 NEW_FILE = ""  # the digest of a file that is not there yet
@@ -50,21 +52,21 @@ def read_recipe_file(path: Path, name: Path) -> RecipeFile:
     return RecipeFile(text, digest_of(content), values, _own_values(text), mistakes, modified_at)
 
 
-def change_recipe_file(path: Path, name: Path, digest: str, changes: Mapping[str, Any]) -> None:
+def change_recipe_file(folder: Path, path: Path, name: Path, digest: str, changes: Mapping[str, Any]) -> None:
     """Set settings in a recipe's file, as `edit_recipe` does; raises as `write_recipe_file` does."""
     with _WRITING:
         content = _current(path, name, digest)
-        _write(path, name, content, edit_recipe(_decode(content, name), changes))
+        _write(folder, path, name, content, edit_recipe(_decode(content, name), changes))
 
 
-def write_recipe_file(path: Path, name: Path, digest: str, text: str) -> None:
-    """Write a recipe's text in the place of the one with this digest; NEW_FILE makes a new file.
+def write_recipe_file(folder: Path, path: Path, name: Path, digest: str, text: str) -> None:
+    """Write a recipe's text in the place of the one with this digest; NEW_FILE makes a new file in the studio's folder.
 
     Raises UserError with every mistake in it, and ChangedMeanwhileError where the file is another one by now; the file
     is then as it was.
     """
     with _WRITING:
-        _write(path, name, _current(path, name, digest), text)
+        _write(folder, path, name, _current(path, name, digest), text)
 
 
 def digest_of(content: bytes) -> str:
@@ -103,13 +105,22 @@ def _current(path: Path, name: Path, digest: str) -> bytes:
     return content
 
 
-def _write(path: Path, name: Path, before: bytes, text: str) -> None:
+def _write(folder: Path, path: Path, name: Path, before: bytes, text: str) -> None:
     content = text.encode()
     if len(content) > MAX_RECIPE_BYTES:
         raise UserError(f"{name}: is larger than a recipe can be (1 MiB); shorten it")
-    load_recipe_text(text, name)
+    after = load_recipe_text(text, name)
+    if faults := faults_of_places(folder, _recipe_of(before, name), after):
+        raise UserError(faults)
     if content != before:
         atomic_write_bytes(path, (content,))
+
+
+def _recipe_of(content: bytes, name: Path) -> Recipe | None:
+    try:
+        return load_recipe_text(_decode(content, name), name)
+    except UserError:
+        return None
 
 
 def _own_values(text: str) -> Mapping[str, Any]:

@@ -1,6 +1,7 @@
 """Routes of recipes: read, changed and written; what `check` said of one; models and cards to choose from."""
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,7 @@ from thinktune.data.reading.sources import match_files
 from thinktune.errors import UserError
 from thinktune.http import ApiError
 from thinktune.http.security import read_body
+from thinktune.studio.acts import TRAINING_VERBS
 from thinktune.studio.folder import RECIPE_ENDINGS, StudioFolder
 from thinktune.studio.recipes.check_facts import describe_fault, is_stale, newest_facts
 from thinktune.studio.recipes.recipe_file import (
@@ -28,10 +30,11 @@ from thinktune.studio.recipes.recipe_file import (
     read_recipe_file,
     write_recipe_file,
 )
-from thinktune.studio.side_process import ask_process
+from thinktune.studio.side_process import ask_process, take_turn
 from thinktune.studio.studio import Studio
 
 CARD_SECONDS = 180
+KEPT_SECONDS = 60.0  # for which it is kept what fits the card that is here
 MAX_LISTED_FILES = 100
 Key = Annotated[str, Field(pattern=r"^[a-z_]+(\.[\w-]+)*$", max_length=200)]
 
@@ -49,18 +52,26 @@ def add_recipe_routes(app: FastAPI, studio: Studio) -> None:
     """Add the routes of the rows screen and of the plan that are about a recipe."""
     _add_recipe(app, studio)
     _add_facts(app, studio)
-    known: dict[str, dict[str, Any]] = {}
-    asking = threading.Lock()
+    known: dict[str, tuple[float, dict[str, Any]]] = {}
+    asking = threading.BoundedSemaphore(1)
 
     def show_models(request: Request) -> Response:
         card = request.query_params.get("card", "")[:100]
-        with asking:
-            value = known.get(card) or ask_process("recipes.card_process", [card], studio.folder.path, CARD_SECONDS)
-            if not (value["card"] or {}).get("is_here"):  # of one that is here, what is free may change
-                known[card] = value
+        with take_turn(asking):
+            asked_at, value = known.get(card, (0.0, None))
+            # What is free on a card that is here may change. Asking takes some of its memory, so not while it trains.
+            is_here = value is not None and (value["card"] or {}).get("is_here")
+            is_old = is_here and time.monotonic() - asked_at > KEPT_SECONDS and not _trains(studio)
+            if value is None or is_old:
+                value = ask_process("recipes.card_process", [card], studio.folder.path, CARD_SECONDS)
+                known[card] = time.monotonic(), value
             return JSONResponse(value)
 
     app.add_api_route("/studio/models", show_models, summary="List models, and which of them a card trains.")
+
+
+def _trains(studio: Studio) -> bool:
+    return any(act.verb in TRAINING_VERBS and act.state == "running" for act in studio.acts.alive())
 
 
 def _add_recipe(app: FastAPI, studio: Studio) -> None:
@@ -100,9 +111,9 @@ def _write(folder: StudioFolder, name: str, asked: RecipeChange) -> None:
         raise ApiError(404, f"{name}: its folder does not exist; name one that does")
     try:
         if asked.changes is not None:
-            change_recipe_file(path, Path(name), asked.digest, asked.changes)
+            change_recipe_file(folder.path, path, Path(name), asked.digest, asked.changes)
         elif asked.text is not None:
-            write_recipe_file(path, Path(name), asked.digest, asked.text)
+            write_recipe_file(folder.path, path, Path(name), asked.digest, asked.text)
     except ChangedMeanwhileError as error:
         raise ApiError(409, str(error)) from None
     except UserError as error:

@@ -138,7 +138,11 @@ class RowSpool:
         try:
             end = 0
             for row in read_rows(path, name, repair_encoding=True, rows_key=rows_key):
-                if self._closed or end > MAX_SPOOL_BYTES:
+                if self._closed:
+                    break
+                if end > MAX_SPOOL_BYTES:
+                    shown = len(self._offsets) - 1 + len(ends)
+                    mistakes = (f"{name}: only its first {shown:,} rows are shown here; training reads all of them",)
                     break
                 line = _spell_row(row)
                 self._file.write(line)

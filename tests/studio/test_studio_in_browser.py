@@ -166,6 +166,15 @@ def test_an_answer_slower_than_the_polls_is_shown_all_the_same(browser, folder):
         page.context.close()
 
 
+def test_more_tabs_than_a_browser_has_connections_show_a_run(browser, folder):
+    with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:
+        for _ in range(6):
+            page.locator(".run-head").wait_for()
+            page = page.context.new_page()
+            page.goto(f"{address}/train/runs/one")
+        page.locator(".report-charts svg.plot").first.wait_for()
+
+
 def test_charts_take_newer_values_and_keep_what_the_reader_chose(browser, folder):
     run = folder / "runs" / "one"
     with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:

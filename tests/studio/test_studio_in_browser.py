@@ -223,6 +223,22 @@ def test_a_key_is_asked_for_once_and_kept_by_the_tab(browser, folder):
         assert not page.locator("dialog[open]").count()
 
 
+def test_a_wrong_key_is_told_and_the_question_can_be_left(browser, folder):
+    with studio_of(folder, key="secret") as address, open_page(browser, address) as page:
+        page.locator("dialog[open] input").fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("This key is wrong").wait_for()
+        page.keyboard.press("Escape")
+        page.locator("dialog[open]").wait_for(state="detached")
+        page.wait_for_timeout(4500)  # the next poll is refused as well, and asks nobody
+        assert not page.locator("dialog[open]").count()
+        page.get_by_role("button", name="Give the key").click()
+        page.locator("dialog[open] input").fill("secret")
+        page.keyboard.press("Enter")
+        page.locator("tr.row").first.wait_for()
+        assert not page.get_by_role("button", name="Give the key").count()
+
+
 @pytest.mark.slow
 def test_ten_thousand_runs_scroll_smoothly(browser, tmp_path):
     for number in range(10_000):

@@ -29,7 +29,10 @@ export async function call(path, options = {}) {
   });
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  if (response.status === 401) dispatchEvent(new Event('studio-locked'));
+  if (response.status === 401 && key === sessionStorage.getItem(KEY)) { // else another key was given meanwhile
+    sessionStorage.removeItem(KEY);
+    dispatchEvent(new CustomEvent('studio-locked', { detail: { wasWrong: key !== null } }));
+  }
   if (!body && [502, 503, 504].includes(response.status)) throw new ServerError(UNREACHABLE, `HTTP ${response.status}`);
   throw new ServerError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
 }

@@ -12,6 +12,7 @@ import { Sentence } from './sentence.js';
 
 const WATCH_MS = 1000;
 const LOG_MS = 1500;
+const REST_MS = 1000; // of a stop's button
 
 /** Return true while an act waits or runs. */
 export const isAlive = (act) => act?.state === 'waiting' || act?.state === 'running';
@@ -93,8 +94,15 @@ export function ActProgress({ act }) {
 export function StopButton({ act }) {
   const words = useWords(file);
   const [error, setError] = useState(null);
-  const stop = () => stopAct(act.id).catch(setError);
-  return html`<button type="button" onClick=${stop}>${act.stopping ? words.stopNow : words.stop}</button>
+  const [resting, setResting] = useState(false); // so that a double click asks once
+  const stop = async () => {
+    setResting(true);
+    setError(null);
+    await stopAct(act.id).catch(setError);
+    setTimeout(() => setResting(false), REST_MS);
+  };
+  const now = act.verb === 'train' ? words.stopNowTrain : words.stopNow;
+  return html`<button type="button" disabled=${resting} onClick=${stop}>${act.stopping ? now : words.stop}</button>
     ${act.stopping && html`<span class="small" role="status">${words.stopping}</span>`}<${Problem} error=${error} />`;
 }
 

@@ -110,6 +110,19 @@ def test_columns_and_policies_are_changed_in_the_file_and_comments_stay(browser,
         assert text.startswith("# another's\n"), "a change of the file is never lost"
 
 
+def test_a_changed_column_leaves_the_others_lines_and_their_order(browser, folder, address):
+    given = "columns:\n    question: [n, q]  # in this order\n    answer: a  # the reply\n"
+    (folder / "mine.yaml").write_text(RECIPE.replace("columns: {question: q, answer: a}\n", given))
+    with open_page(browser, f"{address}/rows/mine.yaml") as page:
+        page.get_by_label("What a is read as").select_option("reasoning")
+        page.get_by_role("button", name="Write this into the recipe").click()
+        recipe_in(folder, lambda recipe: recipe.data.columns.reasoning)
+        text = (folder / "mine.yaml").read_text()
+        assert "    question: [n, q]  # in this order\n" in text
+        assert "    reasoning: a\n" in text
+        assert "answer: a" not in text
+
+
 def test_hostile_rows_are_shown_as_text(browser, address):
     with open_page(browser, f"{address}/rows/mine.yaml?view=raw") as page:
         page.locator(".raw-row").first.click()

@@ -155,6 +155,9 @@ def test_rows_are_found_opened_and_left_by_keyboard(browser, address):
         page.get_by_role("heading", name="rows.jsonl:40", exact=True).wait_for()
         page.keyboard.press("ArrowRight")
         page.get_by_text("is not valid JSON").first.wait_for()
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("heading", name="rows.jsonl:41", exact=True).wait_for()
+        assert page.get_by_role("button", name="next").is_disabled(), "no row comes after the last"
 
 
 def test_a_doubt_is_decided_beside_the_rows(browser, folder, address):
@@ -178,6 +181,12 @@ def test_a_dropped_file_comes_into_the_folder_and_a_taken_name_is_told(browser, 
         page.goto(f"{address}/rows")
         page.set_input_files("input[type=file]", own)
         page.get_by_text("is in the folder already").wait_for()
+        other = own.with_name("other.jsonl")
+        other.write_bytes(own.read_bytes())
+        page.set_input_files("input[type=file]", [own, other])
+        page.get_by_text("In the folder now").wait_for()
+        page.get_by_text("is in the folder already").wait_for()
+        assert (folder / "other.jsonl").read_bytes() == own.read_bytes(), "every file is taken"
 
 
 def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value(browser, folder, address):

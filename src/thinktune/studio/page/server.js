@@ -37,6 +37,29 @@ export async function call(path, options = {}) {
   throw new ServerError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
 }
 
+/** Keep a file in the folder under its name; `onShare` is told the share that is sent, from 0 to 1. */
+export function upload(sent, onShare) {
+  const key = sessionStorage.getItem(KEY);
+  const request = new XMLHttpRequest(); // fetch does not tell how far it is
+  request.open('PUT', `${root}studio/files/${encodeURIComponent(sent.name)}`);
+  request.setRequestHeader('accept-language', document.documentElement.lang);
+  if (key) request.setRequestHeader('authorization', `Bearer ${key}`);
+  request.upload.onprogress = (event) => event.total && onShare(event.loaded / event.total);
+  return new Promise((resolve, reject) => {
+    request.onload = () => (request.status < 300 ? resolve() : reject(new ServerError(request.status, refusalIn(request))));
+    request.onerror = () => reject(new ServerError(UNREACHABLE, 'HTTP 0'));
+    request.send(sent);
+  });
+}
+
+function refusalIn(request) {
+  try {
+    return JSON.parse(request.responseText).error.message;
+  } catch {
+    return `HTTP ${request.status}`;
+  }
+}
+
 export const get = async (path, options) => (await call(path, options)).json();
 
 /** Send a value as JSON and return what is answered. */

@@ -89,8 +89,8 @@ export const inPath = (name) => name.split('/').map(encodeURIComponent).join('/'
 
 /**
  * Keep the answer of an address: {value, error, refresh}. It is asked again when the tab is looked at, when something was
- * started or stopped, and every `everyMs` while the tab is visible. A slow answer is waited for: what comes meanwhile asks
- * once more after it. A null path asks nothing.
+ * started or stopped, and every `everyMs` while the tab is visible. A tick waits for a slow answer. An answer to what was
+ * asked before something was written is not taken: it is asked again. A null path asks nothing.
  */
 export function useServer(path, everyMs = 0) {
   const [state, setState] = useState({ path: null, value: null, error: null });
@@ -103,9 +103,9 @@ export function useServer(path, everyMs = 0) {
       mine.again = false;
       try {
         const value = await get(path, { signal: mine.request.signal });
-        if (asking.current === mine) setState({ path, value, error: null });
+        if (asking.current === mine && !mine.again) setState({ path, value, error: null });
       } catch (error) {
-        if (error.name !== 'AbortError' && asking.current === mine) setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
+        if (error.name !== 'AbortError' && asking.current === mine && !mine.again) setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
       }
     } while (mine.again && asking.current === mine);
     if (asking.current === mine) asking.current = null;

@@ -151,6 +151,7 @@ function useWhenEnded(state, ended) {
   const before = useRef(state);
   useEffect(() => {
     if (before.current === 'running' && state !== 'running') ended();
+    if (before.current !== state) refreshAll(); // the navigation's words as well
     before.current = state;
   }, [state]);
 }

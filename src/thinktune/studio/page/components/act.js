@@ -64,7 +64,7 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
       ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
     ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
-    <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} />
+    <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} name=${act.verb === 'check' ? 'stderr' : 'stdout'} />
     <${Problem} error=${error} />
   </section>`;
 }
@@ -106,7 +106,7 @@ export function StopButton({ act }) {
     ${act.stopping && html`<span class="small" role="status">${words.stopping}</span>`}<${Problem} error=${error} />`;
 }
 
-/** What an act prints, folded; it grows while the act lives. */
+/** What an act prints, folded (of a check its standard error: the other is its facts as JSON); it grows while the act lives. */
 export function Log({ id, alive, name = 'stdout', opened = false }) {
   const words = useWords(file);
   const [open, setOpen] = useState(opened);

@@ -196,7 +196,7 @@ def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value
         page.get_by_label("训练轮数").fill("7")
         page.get_by_label("最长的行").fill("99999999999")
         page.get_by_role("button", name="写入配方").click()
-        page.get_by_text("data.max_tokens", exact=False).and_(page.get_by_role("alert")).wait_for()
+        page.get_by_role("alert").filter(has_text="data.max_tokens").wait_for()
         assert load_recipe(folder / "mine.yaml").train.epochs == 2
         page.get_by_label("最长的行").fill("512")
         page.get_by_role("button", name="写入配方").click()

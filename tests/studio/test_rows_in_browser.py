@@ -110,6 +110,19 @@ def test_columns_and_policies_are_changed_in_the_file_and_comments_stay(browser,
         assert text.startswith("# another's\n"), "a change of the file is never lost"
 
 
+def test_a_changed_column_leaves_the_others_lines_and_their_order(browser, folder, address):
+    given = "columns:\n    question: [n, q]  # in this order\n    answer: a  # the reply\n"
+    (folder / "mine.yaml").write_text(RECIPE.replace("columns: {question: q, answer: a}\n", given))
+    with open_page(browser, f"{address}/rows/mine.yaml") as page:
+        page.get_by_label("What a is read as").select_option("reasoning")
+        page.get_by_role("button", name="Write this into the recipe").click()
+        recipe_in(folder, lambda recipe: recipe.data.columns.reasoning)
+        text = (folder / "mine.yaml").read_text()
+        assert "    question: [n, q]  # in this order\n" in text
+        assert "    reasoning: a\n" in text
+        assert "answer: a" not in text
+
+
 def test_hostile_rows_are_shown_as_text(browser, address):
     with open_page(browser, f"{address}/rows/mine.yaml?view=raw") as page:
         page.locator(".raw-row").first.click()
@@ -142,6 +155,9 @@ def test_rows_are_found_opened_and_left_by_keyboard(browser, address):
         page.get_by_role("heading", name="rows.jsonl:40", exact=True).wait_for()
         page.keyboard.press("ArrowRight")
         page.get_by_text("is not valid JSON").first.wait_for()
+        page.keyboard.press("ArrowRight")
+        page.get_by_role("heading", name="rows.jsonl:41", exact=True).wait_for()
+        assert page.get_by_role("button", name="next").is_disabled(), "no row comes after the last"
 
 
 def test_a_doubt_is_decided_beside_the_rows(browser, folder, address):
@@ -165,6 +181,12 @@ def test_a_dropped_file_comes_into_the_folder_and_a_taken_name_is_told(browser, 
         page.goto(f"{address}/rows")
         page.set_input_files("input[type=file]", own)
         page.get_by_text("is in the folder already").wait_for()
+        other = own.with_name("other.jsonl")
+        other.write_bytes(own.read_bytes())
+        page.set_input_files("input[type=file]", [own, other])
+        page.get_by_text("In the folder now").wait_for()
+        page.get_by_text("is in the folder already").wait_for()
+        assert (folder / "other.jsonl").read_bytes() == own.read_bytes(), "every file is taken"
 
 
 def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value(browser, folder, address):
@@ -174,7 +196,7 @@ def test_settings_are_written_whole_or_not_at_all_and_warnings_carry_their_value
         page.get_by_label("训练轮数").fill("7")
         page.get_by_label("最长的行").fill("99999999999")
         page.get_by_role("button", name="写入配方").click()
-        page.get_by_text("data.max_tokens", exact=False).and_(page.get_by_role("alert")).wait_for()
+        page.get_by_role("alert").filter(has_text="data.max_tokens").wait_for()
         assert load_recipe(folder / "mine.yaml").train.epochs == 2
         page.get_by_label("最长的行").fill("512")
         page.get_by_role("button", name="写入配方").click()

@@ -166,6 +166,15 @@ def test_an_answer_slower_than_the_polls_is_shown_all_the_same(browser, folder):
         page.context.close()
 
 
+def test_more_tabs_than_a_browser_has_connections_show_a_run(browser, folder):
+    with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:
+        for _ in range(6):
+            page.locator(".run-head").wait_for()
+            page = page.context.new_page()
+            page.goto(f"{address}/train/runs/one")
+        page.locator(".report-charts svg.plot").first.wait_for()
+
+
 def test_charts_take_newer_values_and_keep_what_the_reader_chose(browser, folder):
     run = folder / "runs" / "one"
     with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:
@@ -212,6 +221,22 @@ def test_a_key_is_asked_for_once_and_kept_by_the_tab(browser, folder):
         page.goto(f"{address}/train/runs/one")
         page.locator(".report-charts svg.plot").first.wait_for()
         assert not page.locator("dialog[open]").count()
+
+
+def test_a_wrong_key_is_told_and_the_question_can_be_left(browser, folder):
+    with studio_of(folder, key="secret") as address, open_page(browser, address) as page:
+        page.locator("dialog[open] input").fill("wrong")
+        page.keyboard.press("Enter")
+        page.get_by_text("This key is wrong").wait_for()
+        page.keyboard.press("Escape")
+        page.locator("dialog[open]").wait_for(state="detached")
+        page.wait_for_timeout(4500)  # the next poll is refused as well, and asks nobody
+        assert not page.locator("dialog[open]").count()
+        page.get_by_role("button", name="Give the key").click()
+        page.locator("dialog[open] input").fill("secret")
+        page.keyboard.press("Enter")
+        page.locator("tr.row").first.wait_for()
+        assert not page.get_by_role("button", name="Give the key").count()
 
 
 @pytest.mark.slow

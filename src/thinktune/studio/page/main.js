@@ -47,20 +47,42 @@ function Frame({ place, onLanguage }) {
     <${KeyDialog} />`;
 }
 
+/** Ask for the key: once by itself, then only as a person wishes or where the given key is wrong. */
 function KeyDialog() {
   const words = useWords(file);
   const dialog = useRef(null);
   const field = useRef(null);
+  const wasLeft = useRef(false);
+  const [state, setState] = useState({ locked: false, wrong: false });
+  const open = () => dialog.current.open || dialog.current.showModal();
   useEffect(() => {
-    const ask = () => dialog.current.open || dialog.current.showModal();
+    const ask = ({ detail }) => {
+      setState((before) => ({ locked: true, wrong: before.wrong || detail.wasWrong }));
+      if (detail.wasWrong || !wasLeft.current) open();
+    };
+    const take = () => setState({ locked: false, wrong: false });
     addEventListener('studio-locked', ask);
-    return () => removeEventListener('studio-locked', ask);
+    addEventListener('studio-key', take);
+    return () => {
+      removeEventListener('studio-locked', ask);
+      removeEventListener('studio-key', take);
+    };
   }, []);
-  return html`<dialog ref=${dialog} aria-labelledby="key-title" onClose=${() => field.current.value && useKeyFromNowOn(field.current.value)}>
+  const close = () => {
+    const key = dialog.current.returnValue === 'done' ? field.current.value : '';
+    dialog.current.returnValue = '';
+    field.current.value = '';
+    wasLeft.current = !key;
+    if (key) useKeyFromNowOn(key);
+  };
+  return html`${state.locked && html`<aside class="key-missing" aria-label=${words.keyTitle}><button type="button" class="strong" onClick=${open}>${words.giveKey}</button></aside>`}
+    <dialog ref=${dialog} aria-labelledby="key-title" onClose=${close}>
     <form method="dialog">
       <h2 id="key-title">${words.keyTitle}</h2>
+      ${state.wrong && html`<p class="problem wide" role="alert">${words.wrongKey}</p>`}
       <label class="wide">${words.keyAsk}<input ref=${field} type="password" autocomplete="off" /></label>
-      <p class="wide actions"><button class="strong" value="done">${words.done}</button></p>
+      <p class="wide actions"><button class="strong" value="done">${words.done}</button>
+        <button type="button" onClick=${() => dialog.current.close('')}>${words.later}</button></p>
     </form>
   </dialog>`;
 }

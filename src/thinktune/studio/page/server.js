@@ -29,9 +29,35 @@ export async function call(path, options = {}) {
   });
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  if (response.status === 401) dispatchEvent(new Event('studio-locked'));
+  if (response.status === 401 && key === sessionStorage.getItem(KEY)) { // else another key was given meanwhile
+    sessionStorage.removeItem(KEY);
+    dispatchEvent(new CustomEvent('studio-locked', { detail: { wasWrong: key !== null } }));
+  }
   if (!body && [502, 503, 504].includes(response.status)) throw new ServerError(UNREACHABLE, `HTTP ${response.status}`);
   throw new ServerError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
+}
+
+/** Keep a file in the folder under its name; `onShare` is told the share that is sent, from 0 to 1. */
+export function upload(sent, onShare) {
+  const key = sessionStorage.getItem(KEY);
+  const request = new XMLHttpRequest(); // fetch does not tell how far it is
+  request.open('PUT', `${root}studio/files/${encodeURIComponent(sent.name)}`);
+  request.setRequestHeader('accept-language', document.documentElement.lang);
+  if (key) request.setRequestHeader('authorization', `Bearer ${key}`);
+  request.upload.onprogress = (event) => event.total && onShare(event.loaded / event.total);
+  return new Promise((resolve, reject) => {
+    request.onload = () => (request.status < 300 ? resolve() : reject(new ServerError(request.status, refusalIn(request))));
+    request.onerror = () => reject(new ServerError(UNREACHABLE, 'HTTP 0'));
+    request.send(sent);
+  });
+}
+
+function refusalIn(request) {
+  try {
+    return JSON.parse(request.responseText).error.message;
+  } catch {
+    return `HTTP ${request.status}`;
+  }
 }
 
 export const get = async (path, options) => (await call(path, options)).json();
@@ -63,8 +89,8 @@ export const inPath = (name) => name.split('/').map(encodeURIComponent).join('/'
 
 /**
  * Keep the answer of an address: {value, error, refresh}. It is asked again when the tab is looked at, when something was
- * started or stopped, and every `everyMs` while the tab is visible. A slow answer is waited for: what comes meanwhile asks
- * once more after it. A null path asks nothing.
+ * started or stopped, and every `everyMs` while the tab is visible. A tick waits for a slow answer. An answer to what was
+ * asked before something was written is not taken: it is asked again. A null path asks nothing.
  */
 export function useServer(path, everyMs = 0) {
   const [state, setState] = useState({ path: null, value: null, error: null });
@@ -77,9 +103,9 @@ export function useServer(path, everyMs = 0) {
       mine.again = false;
       try {
         const value = await get(path, { signal: mine.request.signal });
-        if (asking.current === mine) setState({ path, value, error: null });
+        if (asking.current === mine && !mine.again) setState({ path, value, error: null });
       } catch (error) {
-        if (error.name !== 'AbortError' && asking.current === mine) setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
+        if (error.name !== 'AbortError' && asking.current === mine && !mine.again) setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
       }
     } while (mine.again && asking.current === mine);
     if (asking.current === mine) asking.current = null;
@@ -108,15 +134,19 @@ export function useServer(path, everyMs = 0) {
 export async function* streamEvents(path, signal) {
   const reader = (await call(path, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
   let text = '';
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    text += value;
-    const events = text.split('\n\n');
-    text = events.pop();
-    for (const event of events) {
-      const data = event.split('\n').filter((line) => line.startsWith('data: ')).map((line) => line.slice(6)).join('\n');
-      if (data) yield JSON.parse(data);
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      text += value;
+      const events = text.split('\n\n');
+      text = events.pop();
+      for (const event of events) {
+        const data = event.split('\n').filter((line) => line.startsWith('data: ')).map((line) => line.slice(6)).join('\n');
+        if (data) yield JSON.parse(data);
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // whoever listens no longer gives the connection back
   }
 }

@@ -12,6 +12,7 @@ import { Sentence } from './sentence.js';
 
 const WATCH_MS = 1000;
 const LOG_MS = 1500;
+const REST_MS = 1000; // of a stop's button
 
 /** Return true while an act waits or runs. */
 export const isAlive = (act) => act?.state === 'waiting' || act?.state === 'running';
@@ -63,7 +64,7 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
       ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
     ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
-    <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} />
+    <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} name=${act.verb === 'check' ? 'stderr' : 'stdout'} />
     <${Problem} error=${error} />
   </section>`;
 }
@@ -93,12 +94,19 @@ export function ActProgress({ act }) {
 export function StopButton({ act }) {
   const words = useWords(file);
   const [error, setError] = useState(null);
-  const stop = () => stopAct(act.id).catch(setError);
-  return html`<button type="button" onClick=${stop}>${act.stopping ? words.stopNow : words.stop}</button>
+  const [resting, setResting] = useState(false); // so that a double click asks once
+  const stop = async () => {
+    setResting(true);
+    setError(null);
+    await stopAct(act.id).catch(setError);
+    setTimeout(() => setResting(false), REST_MS);
+  };
+  const now = act.verb === 'train' ? words.stopNowTrain : words.stopNow;
+  return html`<button type="button" disabled=${resting} onClick=${stop}>${act.stopping ? now : words.stop}</button>
     ${act.stopping && html`<span class="small" role="status">${words.stopping}</span>`}<${Problem} error=${error} />`;
 }
 
-/** What an act prints, folded; it grows while the act lives. */
+/** What an act prints, folded (of a check its standard error: the other is its facts as JSON); it grows while the act lives. */
 export function Log({ id, alive, name = 'stdout', opened = false }) {
   const words = useWords(file);
   const [open, setOpen] = useState(opened);

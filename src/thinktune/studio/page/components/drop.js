@@ -1,44 +1,59 @@
 // Choose rows: drop a file, take one of the folder, or name a data set of a hub.
 
 import { useWords } from '../language.js';
-import { html, useRef, useState } from '../libraries/preact.js';
+import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { addressOf, go, Link } from '../router.js';
-import { call, refreshAll, send } from '../server.js';
+import { refreshAll, send, upload } from '../server.js';
 import { formatBytes } from '../numbers.js';
 import * as file from '../words/rows.js';
 import { Problem } from './problem.js';
 
-/** Area that takes a dropped or chosen file, keeps it in the folder, and goes on with it. */
+/** Area that takes dropped or chosen files, keeps them in the folder, and goes on with one that came alone. */
 export function DropZone() {
   const words = useWords(file);
-  const [state, setState] = useState({ over: false, sending: null, error: null });
+  const [state, setState] = useState({ over: false, sending: null, share: 0, kept: [], errors: [] });
   const picker = useRef(null);
+  const isHere = useRef(true);
+  useEffect(() => () => (isHere.current = false), []);
+  const set = (changes) => setState((before) => ({ ...before, ...changes }));
   const keep = async (dropped) => {
-    if (!dropped) return;
-    setState({ over: false, sending: dropped, error: null });
-    try {
-      await call(`studio/files/${encodeURIComponent(dropped.name)}`, { method: 'PUT', body: dropped });
-      refreshAll();
-      go(addressOf('rows', dropped.name));
-    } catch (error) {
-      setState({ over: false, sending: null, error });
+    if (!dropped.length || state.sending) return;
+    const [kept, errors] = [[], []];
+    for (const one of dropped) {
+      set({ sending: one, share: 0 });
+      try {
+        await upload(one, (share) => set({ share }));
+        kept.push(one.name);
+      } catch (error) {
+        errors.push(error);
+      }
     }
+    set({ sending: null, kept, errors });
+    refreshAll();
+    if (isHere.current && dropped.length === 1 && kept.length) go(addressOf('rows', kept[0])); // a reader elsewhere stays there
   };
   const drop = (event) => {
     event.preventDefault();
-    keep(event.dataTransfer.files[0]);
+    set({ over: false });
+    keep([...event.dataTransfer.files]);
+  };
+  const choose = (event) => {
+    keep([...event.target.files]);
+    event.target.value = ''; // so that the same file can be chosen again
   };
   const over = (event) => {
     event.preventDefault();
-    if (!state.over) setState({ ...state, over: true });
+    if (!state.over) set({ over: true });
   };
-  return html`<div class=${state.over ? 'drop over' : 'drop'} onDrop=${drop} onDragOver=${over} onDragLeave=${() => setState({ ...state, over: false })}>
+  const { sending } = state;
+  return html`<div class=${state.over ? 'drop over' : 'drop'} onDrop=${drop} onDragOver=${over} onDragLeave=${() => set({ over: false })}>
     <p>${words.dropHere}</p>
-    <button type="button" class="strong" disabled=${Boolean(state.sending)} onClick=${() => picker.current.click()}>${words.chooseFile}</button>
-    <input ref=${picker} type="file" class="away" tabindex="-1" aria-label=${words.chooseFile} onChange=${(event) => keep(event.target.files[0])} />
+    <button type="button" class="strong" disabled=${Boolean(sending)} onClick=${() => picker.current.click()}>${words.chooseFile}</button>
+    <input ref=${picker} type="file" multiple class="away" tabindex="-1" aria-label=${words.chooseFile} onChange=${choose} />
     <p class="small">${words.forms}</p>
-    ${state.sending && html`<p role="status">${words.sending(state.sending.name, formatBytes(state.sending.size))}</p>`}
-    <${Problem} error=${state.error} />
+    ${sending && html`<p><span role="status">${words.sending(sending.name, formatBytes(sending.size))}</span> <progress max="1" value=${state.share} aria-label=${sending.name}></progress></p>`}
+    ${!sending && state.kept.length > 0 && html`<div role="status"><p>${words.kept}</p><${NameList} names=${state.kept} /></div>`}
+    ${state.errors.map((error, place) => html`<${Problem} key=${place} error=${error} />`)}
   </div>`;
 }
 

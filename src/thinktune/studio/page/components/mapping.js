@@ -13,27 +13,39 @@ const OF_MANY_COLUMNS = ['question', 'reasoning', 'answer', 'system'];
 const EXAMPLES = 3;
 const MOST_CHARACTERS = 160;
 
-/** Return the part of each column: {q: 'question'}, and 'ignore' for what is left out on purpose. */
-function partsOf(mapping, ignored) {
+const listOf = (columns) => (Array.isArray(columns) ? columns : columns ? [columns] : []);
+
+/**
+ * Return the part of each column: {q: 'question'}, and 'ignore' for what is left out on purpose. What the recipe gives
+ * counts; its other parts are as `check` read them.
+ */
+function partsOf(read, given, ignored) {
   const parts = {};
-  for (const part of PARTS) {
-    const columns = mapping?.[part];
-    for (const column of Array.isArray(columns) ? columns : columns ? [columns] : []) parts[column] = part;
-  }
-  for (const column of ignored ?? []) parts[column] ??= 'ignore';
+  const take = (part, columns) => listOf(columns).forEach((column) => (parts[column] = part));
+  for (const part of PARTS) if (!given?.[part]) take(part, read?.[part]);
+  take('ignore', ignored);
+  for (const part of PARTS) take(part, given?.[part]);
   return parts;
 }
 
-/** Return the settings that a choice of parts is: `data.columns` and `data.ignore`. */
-function settingsOf(parts, columns, roles) {
-  const mapping = {};
-  for (const part of PARTS) {
-    const chosen = columns.filter((column) => parts[column] === part);
-    if (chosen.length) mapping[part] = chosen.length > 1 ? chosen : chosen[0];
-  }
-  if (roles && Object.keys(roles).length) mapping.roles = roles;
-  const ignored = columns.filter((column) => parts[column] === 'ignore');
-  return { 'data.columns': Object.keys(mapping).length ? mapping : null, 'data.ignore': ignored.length ? ignored : null };
+/**
+ * Return the settings that a choice of parts changes, as `data.columns.answer` and `data.ignore`; null takes one out.
+ * Columns that stay keep their order, and a recipe that gives no column yet is given all.
+ */
+function settingsOf(parts, columns, read, given, ignored) {
+  const isGiven = PARTS.some((part) => given?.[part]);
+  const settings = {};
+  const set = (key, part, before, isNew) => {
+    const stay = before.filter((column) => parts[column] === part);
+    const after = [...stay, ...columns.filter((column) => parts[column] === part && !stay.includes(column))];
+    const isSame = after.join('\n') === before.join('\n');
+    if (!isSame || (isNew && after.length)) settings[key] = after.length ? after : null;
+  };
+  for (const part of PARTS) set(`data.columns.${part}`, part, listOf(given?.[part] ?? read?.[part]), !isGiven);
+  for (const [key, after] of Object.entries(settings)) if (after?.length === 1) settings[key] = after[0];
+  set('data.ignore', 'ignore', listOf(ignored), false);
+  // A section stays in its place where it is added to before anything is taken out.
+  return Object.fromEntries(Object.entries(settings).sort(([, one], [, other]) => (one === null) - (other === null)));
 }
 
 /** Show the table for the file of rows of a recipe; `read` is the mapping that `check` found. */
@@ -42,7 +54,7 @@ export function Mapping({ recipe, rows, read, change, busy }) {
   const listed = Array.isArray(recipe.values.data);
   const source = recipe.sources[recipe.rows.indexOf(rows)] ?? 0;
   const data = listed ? recipe.values.data[source] : recipe.values.data;
-  const now = partsOf(read ?? data.columns, data.ignore);
+  const now = partsOf(read, data.columns, data.ignore);
   const [edited, setEdited] = useState(null);
   const [examples, setExamples] = useState({ columns: [], rows: [], error: null });
   useEffect(() => {
@@ -59,7 +71,7 @@ export function Mapping({ recipe, rows, read, change, busy }) {
   const choose = (column) => (event) => setEdited({ ...parts, [column]: event.target.value });
   const twice = PARTS.find((part) => !OF_MANY_COLUMNS.includes(part) && columns.filter((column) => parts[column] === part).length > 1);
   const save = async () => {
-    const settings = Object.entries(settingsOf(parts, columns, data.columns?.roles));
+    const settings = Object.entries(settingsOf(parts, columns, read, data.columns, data.ignore));
     const keyed = settings.map(([key, value]) => [listed ? key.replace('data.', `data.${source}.`) : key, value]);
     if (await change(Object.fromEntries(keyed))) setEdited(null);
   };

@@ -80,7 +80,7 @@ export function RawRows({ name, rowsKey = null }) {
     <${Problem} error=${pages.error} />
     ${pages.mistakes.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     <${VirtualList} key=${`${name}\n${search}`} pages=${pages} onOpen=${setOpen} />
-    ${open && html`<${RowDialog} name=${name} rowsKey=${rowsKey} place=${open} last=${pages.total - 1} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
+    ${open && html`<${RowDialog} name=${name} rowsKey=${rowsKey} place=${open} onClose=${() => setOpen(null)} onMove=${(number) => setOpen({ number })} />`}
   </div>`;
 }
 
@@ -149,21 +149,26 @@ function RawRow({ place, row, size, isActive, onClick }) {
 }
 
 /** One row, whole, with the rows before and after it; `place` is {number} or {source}, as in rows.jsonl:12. */
-export function RowDialog({ name, rowsKey = null, place, last = Infinity, onClose, onMove }) {
+export function RowDialog({ name, rowsKey = null, place, onClose, onMove }) {
   const words = useWords(file);
   const dialog = useRef(null);
   const [state, setState] = useState({ row: null, error: null });
   const query = (place.source ? `source=${encodeURIComponent(place.source)}` : `number=${place.number}`) + keyQuery(rowsKey);
   useEffect(() => {
     let gone = false;
-    get(`studio/row/${inPath(name)}?${query}`).then((row) => gone || setState({ row, error: null }), (error) => gone || setState({ row: null, error }));
+    get(`studio/row/${inPath(name)}?${query}`).then((row) => gone || setState({ row, error: null }), (error) => gone || setState((before) => ({ ...before, error })));
     return () => (gone = true);
   }, [name, query]);
+  const [end, setEnd] = useState(Infinity); // the last row's number, where the whole file has been read
+  useEffect(() => {
+    const tell = ({ total, is_whole: isWhole }) => isWhole && setEnd(total - 1);
+    get(`studio/rows/${inPath(name)}?count=1${keyQuery(rowsKey)}`).then(tell, () => {}); // the row's own answer tells what is wrong
+  }, [name, rowsKey]);
   useEffect(() => dialog.current.showModal(), []);
   const { row, error } = state;
   const onKeyDown = (event) => {
     if (event.key === 'ArrowLeft' && row?.number > 0) onMove(row.number - 1);
-    else if (event.key === 'ArrowRight' && row && row.number < last) onMove(row.number + 1);
+    else if (event.key === 'ArrowRight' && row && row.number < end) onMove(row.number + 1);
   };
   return html`<dialog ref=${dialog} class="row-dialog" aria-labelledby="row-title" onClose=${onClose} onKeyDown=${onKeyDown}>
     <h2 id="row-title">${row ? row.source : words.row}</h2>
@@ -174,7 +179,7 @@ export function RowDialog({ name, rowsKey = null, place, last = Infinity, onClos
       <dd>${cell.kind === 'n' ? html`<em>null</em>` : visible(cell.text, true)}</dd></div>`)}</dl>
     <p class="actions">
       <button type="button" disabled=${!row?.number} onClick=${() => onMove(row.number - 1)}>← ${words.previous}</button>
-      <button type="button" disabled=${!row || row.number >= last} onClick=${() => onMove(row.number + 1)}>${words.next} →</button>
+      <button type="button" disabled=${!row || row.number >= end} onClick=${() => onMove(row.number + 1)}>${words.next} →</button>
       <button type="button" class="strong" onClick=${() => dialog.current.close()}>${words.close}</button>
     </p>
   </dialog>`;

@@ -5,8 +5,8 @@ import { useWords } from '../language.js';
 import { inPath, refreshAll, send, useServer } from '../server.js';
 import * as file from '../words/recipe.js';
 import { Act, ActButton } from './act.js';
-import { Command } from './command.js';
 import { Sentence } from './sentence.js';
+import { VerbCommand } from './verb-command.js';
 
 const REFRESH_MS = 4000;
 const DOUBTS_UP_TO_BYTES = 20 * 2 ** 20; // of rows, which are then looked through for doubtful ones with every check
@@ -68,12 +68,9 @@ export function CheckState({ recipe, facts, overrides = [] }) {
       ? html`<${Act} id=${facts.running} showCommand=${false} />`
       : html`${state && html`<p class=${facts?.facts ? 'warning' : 'small'} role="status">${state}</p>`}
         <${ActButton} verb=${() => checkVerb(recipe, overrides)} label=${facts?.facts ? words.checkAgain : words.check} strong=${!facts?.facts || facts.is_stale} />`}
-    <${Command} line=${['thinktune', 'check', recipe.name, ...overrides].map(quote).join(' ')} />
+    <${VerbCommand} verb=${checkVerb(recipe, overrides)} />
   </div>`;
 }
-
-/** Quote a word of a command for a shell, where it needs that. */
-export const quote = (word) => (/^[\w./:=@%+,-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`);
 
 /** Show sentences of `check`, each with buttons that write what it proposes. */
 export function Advice({ sentences, kind, change }) {

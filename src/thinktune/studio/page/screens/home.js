@@ -1,6 +1,6 @@
 // The first screen: what the folder holds, what goes on in it, and its runs.
 
-import { ActButton, ActProgress, StateWord, StopButton } from '../components/act.js';
+import { ActButton, ActProgress, isAlive, StateWord, StopButton } from '../components/act.js';
 import { Problem } from '../components/problem.js';
 import { useWindow, VirtualTable } from '../components/virtual-table.js';
 import { useLanguage, useWords } from '../language.js';
@@ -134,21 +134,27 @@ function SideBySide({ runs }) {
   const words = useWords(file);
   const [act, setAct] = useState(null);
   const [address, setAddress] = useState(null);
-  const { value } = useServer(act && !address ? `studio/acts/${act}` : null, 1000);
+  const [refused, setRefused] = useState(null);
+  const { value, error } = useServer(act && !address ? `studio/acts/${act}` : null, 1000);
   useEffect(() => {
     setAct(null);
     setAddress(null);
+    setRefused(null);
   }, [runs]);
   useEffect(() => {
     if (value?.state !== 'finished') return;
     const query = new URLSearchParams(runs.map((run) => ['run', run]));
-    get(`studio/comparison?${query}`).then((found) => setAddress(found.address), () => {});
-  }, [value?.state]);
+    get(`studio/comparison?${query}`).then((found) => setAddress(found.address), setRefused);
+  }, [value?.id, value?.state]);
+  const ended = value && !isAlive(value);
+  const comparing = act && !address && !refused && !error && (!ended || value.state === 'finished');
   if (runs.length < 2) return html`<p class="small">${words.chooseTwo}</p>`;
   return html`<div class="bar">
     ${address ? html`<a class="button strong" href=${root + address} target="_blank" rel="noopener">${words.openComparison}</a>`
-      : html`<${ActButton} verb=${{ verb: 'report', runs }} label=${words.sideBySide} disabled=${!!act && value?.state !== 'failed'} onStart=${(started) => setAct(started.id)} />`}
-    ${act && !address && value?.state !== 'failed' && html`<span class="small" role="status">${words.comparing}</span>`}
+      : html`<${ActButton} verb=${{ verb: 'report', runs }} label=${words.sideBySide} disabled=${Boolean(comparing)} onStart=${(started) => (setRefused(null), setAct(started.id))} />`}
+    ${comparing && html`<span class="small" role="status">${words.comparing}</span>`}
+    ${act && ended && value.state !== 'finished' && html`<${StateWord} state=${value.state} />`}
+    <${Problem} error=${refused ?? error} />
     ${value?.errors?.map((line) => html`<${Problem} error=${line} />`)}
   </div>`;
 }

@@ -2,12 +2,12 @@
 
 import { isAlive, Act, ActButton } from '../components/act.js';
 import { CardTable } from '../components/card-table.js';
-import { Command } from '../components/command.js';
 import { Cost } from '../components/cost.js';
 import { CardChoice, ModelChoice } from '../components/models.js';
 import { Problem } from '../components/problem.js';
-import { Advice, CheckState, Mistakes, quote, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
+import { Advice, CheckState, Mistakes, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
 import { belongs, Settings, SETTINGS } from '../components/settings.js';
+import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
@@ -85,6 +85,6 @@ function Start({ name, checked, change }) {
       ? html`<${Act} id=${training.id} /><p><${Link} to=${addressOf('train', way?.screens.train.name ?? '')}>${words.watch}<//></p>`
       : html`${!ready && html`<p class="small">${facts ? (checked.is_stale ? words.checkFirstStale : words.mendFirst) : words.checkFirst}</p>`}
         <${ActButton} verb=${{ verb: 'train', recipe: name }} label=${begun ? words.goOn : words.train} disabled=${!ready} onStart=${started} />
-        <${Command} line=${`thinktune train --wait ${quote(name)}`} /><p class="small">${words.waits}</p>`}
+        <${VerbCommand} verb=${{ verb: 'train', recipe: name }} /><p class="small">${words.waits}</p>`}
   </section>`;
 }

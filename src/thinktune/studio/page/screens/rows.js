@@ -1,7 +1,6 @@
 // The rows screen: rows chosen, read, looked at and mended, until it is clear what will be trained.
 
 import { Act, ActButton } from '../components/act.js';
-import { Command } from '../components/command.js';
 import { Doubts } from '../components/doubts.js';
 import { DropZone, HubRows, NameList } from '../components/drop.js';
 import { Faults } from '../components/faults.js';
@@ -9,8 +8,9 @@ import { Lengths } from '../components/lengths.js';
 import { Mapping } from '../components/mapping.js';
 import { Problem } from '../components/problem.js';
 import { RawRows, RowDialog } from '../components/raw-rows.js';
-import { Advice, CheckState, Mistakes, quote, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
+import { Advice, CheckState, Mistakes, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
 import { Tokens } from '../components/tokens.js';
+import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
@@ -54,7 +54,7 @@ function NewRows({ name }) {
       <p>${words.initDoes}</p>
       <label class="field narrow">${words.model} <input value=${model} placeholder=${words.modelChosen} onInput=${(event) => setModel(event.target.value.trim())} /></label>
       <${ActButton} verb=${verb} label=${words.makeRecipe} onStart=${(started) => setAct(started.id)} />
-      ${id ? html`<${Act} key=${id} id=${id} /><${Made} key=${`made ${id}`} id=${id} />` : html`<${Command} line=${`thinktune init --yes ${model ? `--model=${quote(model)} ` : ''}${quote(name)}`} />`}
+      ${id ? html`<${Act} key=${id} id=${id} /><${Made} key=${`made ${id}`} id=${id} />` : html`<${VerbCommand} verb=${verb} />`}
     </section>
     <h2>${words.rawRows}</h2><${RawRows} name=${name} />`;
 }

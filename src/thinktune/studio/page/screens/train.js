@@ -122,12 +122,12 @@ function Buttons({ facts, way }) {
   const [state, setState] = useState({ stopping: false, error: null, asks: mayAsk() });
   useEffect(() => setState((before) => ({ ...before, stopping: false })), [facts.state]);
   const stop = async () => {
+    setState((before) => ({ ...before, stopping: true, error: null })); // at once: a second stop would not save
     try {
       await send('POST', `studio/run-stop/${inPath(facts.run)}`, {});
-      setState((before) => ({ ...before, stopping: true, error: null }));
       refreshAll();
     } catch (error) {
-      setState((before) => ({ ...before, error }));
+      setState((before) => ({ ...before, stopping: false, error }));
     }
   };
   const ask = async () => {
@@ -136,7 +136,7 @@ function Buttons({ facts, way }) {
   };
   const running = facts.state === 'running';
   return html`<div class="bar">
-      ${running && facts.stoppable && html`<button type="button" onClick=${stop}>${words.stop}</button>`}
+      ${running && facts.stoppable && html`<button type="button" disabled=${state.stopping || facts.stopping} onClick=${stop}>${words.stop}</button>`}
       ${!running && facts.state !== 'finished' && html`<${TrainButton} way=${way} label=${words.resume} />`}
       ${facts.report && html`<a class="button" href=${root + facts.report} target="_blank" rel="noopener">${words.openReport}</a>`}
       ${running && state.asks && html`<button type="button" class="quiet" onClick=${ask}>${words.notifyMe}</button>`}
@@ -151,6 +151,7 @@ function useWhenEnded(state, ended) {
   const before = useRef(state);
   useEffect(() => {
     if (before.current === 'running' && state !== 'running') ended();
+    if (before.current !== state) refreshAll(); // the navigation's words as well
     before.current = state;
   }, [state]);
 }

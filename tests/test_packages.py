@@ -32,8 +32,8 @@ verdicts
 config cache
 progress http
 library_output
-exit_codes
-terminal arguments termination help_pages verb_help
+exit_codes help_pages
+terminal arguments termination verb_help
 errors files wrapping
 translation
 """.strip().split("\n")

@@ -9,6 +9,7 @@ from typing import Any
 import typer
 from rich.cells import cell_len
 
+from thinktune.terminal import say_to_stderr
 from thinktune.translation import LANGUAGE_VARIABLE, find_language, translate
 from thinktune.wrapping import wrap_words
 
@@ -110,10 +111,10 @@ def _show_usage_error(error: Any) -> None:
     """Print how a command is used and what was wrong with this call."""
     context = getattr(error, "ctx", None)
     if context is not None:
-        print(context.get_usage(), file=sys.stderr)
+        say_to_stderr(context.get_usage())
         if context.help_option_names:
             option = context.help_option_names[0]
-            print(translate(f"Try '{context.command_path} {option}' for help.") + "\n", file=sys.stderr)
+            say_to_stderr(translate(f"Try '{context.command_path} {option}' for help.") + "\n")
     message = error.format_message()
     if message:
-        print(f"{translate('Error:')} {translate(message)}", file=sys.stderr)
+        say_to_stderr(f"{translate('Error:')} {translate(message)}")

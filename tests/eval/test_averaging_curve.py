@@ -135,7 +135,7 @@ def test_too_few_held_out_rows_are_told_with_a_way_out_that_the_run_has(tmp_path
     assert few_rows_fault(recipe(5.0), fake_subset(16)) is None
     assert few_rows_fault(recipe(None), fake_subset(0)) is None
     said = few_rows_fault(recipe("curve", tmp_path), fake_subset(1))
-    assert said.startswith("train.average: 1 row is held out, and 16 are needed")
+    assert said.startswith("train.average: 1 row is held out, but 16 are needed")
     assert said.endswith("raise data.validation, or leave train.average out")
     RunFolder(tmp_path).recipe.write_text("name: begun")  # its held-out rows stay as they are
     assert few_rows_fault(recipe("curve", tmp_path), fake_subset(1)).endswith("or start a new run with name=...")

@@ -37,7 +37,7 @@ def test_a_kind_of_gguf_that_nothing_here_makes_is_refused_with_those_that_are(s
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("LLAMA_CPP", raising=False)
     with pytest.raises(
-        UserError, match=r"q4_k_m is made by llama.cpp's llama-quantize, which is not found.*take f32, f16"
+        UserError, match=r"q4_k_m needs llama.cpp's llama-quantize, which was not found.*choose f32, f16"
     ):
         find_targets(find_source(start), ["gguf-q4_k_m"])
 

@@ -90,7 +90,7 @@ def test_a_full_disk_can_stop_the_run_which_resumes_once_there_is_space(tree, di
     place = disk(DISK_BYTES)
     say = filling(full, place, 3)
     recipe = settings(tree, name="cut", runs_folder=str(place / "runs"), train={"full_disk": "stop"})
-    with pytest.raises(UserError, match=r"expert\.full_disk: .* the checkpoint of step 3 remains; free some space"):
+    with pytest.raises(UserError, match=r"expert\.full_disk: .* the checkpoint of step 3 is intact; free some space"):
         train(recipe, say)
     store.verify(store.find_checkpoint(recipe.run_folder, "last"), with_state=True)
     (place / "other-file").unlink()

@@ -119,7 +119,7 @@ def test_decisions_are_never_written_outside_the_folder(client, folder):
         rows = [DOUBTS["rows"][0] | {"path": path}]
         (folder / "doubts" / "a" / "doubts.json").write_text(json.dumps(DOUBTS | {"rows": rows}))
         refused = client.put("/studio/doubts/a.yaml", json={"row": "rows.jsonl:1", "fault": "markup", "policy": "keep"})
-        assert (refused.status_code, "not below this folder" in said(refused)) == (400, True)
+        assert (refused.status_code, "outside this folder" in said(refused)) == (400, True)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["mine", "rows.jsonl"]
 
 
@@ -150,7 +150,7 @@ def test_models_that_fit_a_card_are_told(client):
     assert held["card"]["name"] == "RTX 4090"
     by_name = {model["name"]: model for model in held["models"]}
     assert by_name["Qwen/Qwen3-0.6B"]["fits"]
-    assert by_name[held["chosen"]]["exact"]
+    assert by_name[held["chosen"]]["keeps_updates"]
     assert "24" in str(next(card["gib"] for card in held["cards"] if card["name"] == "RTX 4090"))
     refused = client.get("/studio/models?card=abacus")
     assert (refused.status_code, "is not a known card" in said(refused)) == (409, True)

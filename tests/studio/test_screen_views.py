@@ -27,7 +27,7 @@ def test_proof_has_the_reports_figures_in_both_languages(run):
     [mode] = proof["modes"]
     [held_out] = mode["sets"]
     line = held_out["lines"][0]
-    assert line["label"] == {"en": "Right answers", "zh": "答对率"}
+    assert line["label"] == {"en": "Correct answers", "zh": "答对率"}
     assert [line[side][0]["en"] for side in ("base", "tuned")] == ["25.0 %", "75.0 %"]
     assert line["difference"][1]["zh"] == "（+7.1 至 +71.4）"
     assert line["drawing"].startswith("<svg")

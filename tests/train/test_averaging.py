@@ -243,7 +243,7 @@ def test_an_average_is_refused_in_words_where_it_cannot_be_made(run):
 def test_too_few_held_out_rows_are_refused_before_anything_is_written(tmp_path, start):
     tree = make_tree(tmp_path, start, 5)
     tree["data"]["validation"] = 0.1
-    with pytest.raises(UserError, match=r"train\.average: \d rows are held out, and 16 are needed"):
+    with pytest.raises(UserError, match=r"train\.average: \d rows are held out, but 16 are needed"):
         train(settings(tree), quiet)
     assert not (tmp_path / "runs" / "small").exists()
 

@@ -27,13 +27,13 @@ REPETITION_NGRAM = 4
 class SampleBudget:
     """Time spent on samples in this process, their speed, and how many fit the device side by side."""
 
-    NOT_CARRIED: ClassVar = frozenset({"opened_at", "spent_seconds", "tokens_per_second", "batch_rows", "told"})
+    NOT_CARRIED: ClassVar = frozenset({"opened_at", "spent_seconds", "tokens_per_second", "batch_rows", "leaves_out"})
 
     opened_at: float = field(default_factory=time.monotonic)
     spent_seconds: float = 0.0
     tokens_per_second: float | None = None  # of one reply among the others; None before the first ones
     batch_rows: int | None = None  # replies at a time; None for as many as the recipe asks for
-    told: bool = False  # that replies are left out
+    leaves_out: bool = False  # replies, for want of time
 
     def limit_batch(self, rows: int | None) -> None:
         """Set how many replies the device holds side by side; None where the run writes none."""
@@ -43,6 +43,11 @@ class SampleBudget:
         """Record replies of up to so many tokens, and the time that they took together."""
         self.spent_seconds += seconds
         self.tokens_per_second = tokens / max(1e-9, seconds)
+
+    def begin_to_leave_out(self) -> bool:
+        """Note that replies are left out; True the first time, as it is said once."""
+        first, self.leaves_out = not self.leaves_out, True
+        return first
 
     def affordable_tokens(self, time_share: float) -> int:
         """Return how long replies may be within a share of the run's time; call `record` before."""
@@ -71,10 +76,9 @@ def _write_samples(context: RunContext, budget: SampleBudget, step: int) -> None
     require_generation(context.model)
     limit = _reply_tokens(context, budget, len(examples))
     if limit < min(MIN_SAMPLE_TOKENS, context.recipe.generate.max_new_tokens):
-        if not budget.told:
+        if budget.begin_to_leave_out():
             share = context.recipe.generate.sample_share
             context.say(f"step {step}: no example replies yet, to save time (expert.sample_share: {share:g} of it)")
-        budget.told = True
         return
     modes = sampling_modes(context.model.generation_config, limit)
     asked = [(example, mode) for mode in modes for example in examples]

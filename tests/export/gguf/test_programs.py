@@ -80,7 +80,7 @@ def test_a_program_that_fails_is_quoted(programs, tmp_path):
 
 def test_a_program_that_does_not_run_is_said_to_be_broken(programs, tmp_path):
     programs("llama-quantize", "#!/bin/sh\necho error while loading shared libraries >&2; exit 127\n")
-    with pytest.raises(UserError, match=r"llama-quantize lists no kinds: .* build llama\.cpp again"):
+    with pytest.raises(UserError, match=r"llama-quantize lists no kinds, .* build llama\.cpp again"):
         quantize_gguf(tmp_path / "a.gguf", tmp_path / "b.gguf", "q4_0", lambda _: None)
 
 

@@ -32,7 +32,7 @@ def models_for_card(text: str) -> dict[str, Any]:
         models.append(
             {"name": model.name, "parameters": model.parameters, "download_gib": round(model.download_gib, 1)}
             | {"fits": chosen is not None if card else None, "memory": setting and setting.memory}
-            | {"exact": bool(setting and setting.memory in BEST_TIERS)}
+            | {"keeps_updates": bool(setting and setting.memory in BEST_TIERS)}
             | {"needed_gib": chosen and round(chosen.needed_bytes / 2**30, 1)}
             | {"speeds": chosen and chosen.speed_range and [round(speed) for speed in chosen.speed_range]}
         )

@@ -42,7 +42,7 @@ function ModelTable({ card, current, onUse, busy }) {
       <tbody>${held.models.map((model) => html`<tr key=${model.name} class=${model.fits === false ? 'off' : ''}>
         <th scope="row">${model.name}${model.name === held.chosen ? html` <span class="state finished">${words.suggested}</span>` : ''}</th>
         <td class="number">${billions(model.parameters)} B</td><td class="number">${model.download_gib} GiB</td>
-        <td>${model.fits === null ? '–' : model.fits ? `${model.memory}${model.exact ? '' : ` · ${words.rounded}`}` : words.tooLarge}</td>
+        <td>${model.fits === null ? '–' : model.fits ? `${model.memory}${model.keeps_updates ? '' : ` · ${words.rounded}`}` : words.tooLarge}</td>
         <td class="number">${model.needed_gib ? `${model.needed_gib} GiB` : '–'}</td>
         <td class="number">${model.speeds ? model.speeds.map(number).join('–') : '–'}</td>
         <td>${model.name === current ? words.inUse : html`<button type="button" disabled=${busy} aria-label=${words.useModel(model.name)} onClick=${() => onUse(model.name)}>${words.modelTable.use}</button>`}</td>

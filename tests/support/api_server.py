@@ -1,7 +1,6 @@
 """Scripted models for tests, and a server on loopback that offers them."""
 
 import json
-import socket
 import threading
 import time
 from collections.abc import Generator
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 
 import uvicorn
 
+from support.server_thread import in_thread
 from thinktune.http import Access, Limits
 from thinktune.http.listening import uvicorn_config
 from thinktune.inference.chat_defaults import ChatDefaults
@@ -81,18 +81,12 @@ def serving(served_models, limits: Limits | None = None, key: str | None = None,
     """Run a server in a thread of this process, as `thinktune serve` runs it; yields its address."""
     limits = limits or Limits()
     server = uvicorn.Server(uvicorn_config(make_app(served_models, limits, Access(key, **access)), limits))
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
-            for served_model in served_models:
-                served_model.close()
+    try:
+        with in_thread(server, port) as address:
+            yield address
+    finally:
+        for served_model in served_models:
+            served_model.close()
 
 
 def typed_events(answered):

@@ -1,8 +1,5 @@
 """A studio on loopback for tests, and its page in a browser."""
 
-import socket
-import threading
-import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +7,7 @@ from typing import Any
 
 import uvicorn
 
+from support.server_thread import in_thread
 from thinktune.http import Access, Limits
 from thinktune.http.listening import uvicorn_config
 from thinktune.studio import make_studio_app
@@ -24,16 +22,8 @@ def studio_of(folder: Path, key: str | None = None, port: int = 0, **access: Any
     opened = StudioFolder.open(folder)
     app = make_studio_app(opened, limits, Access(key, **access), lambda: any(one.should_exit for one in servers))
     servers.append(server := uvicorn.Server(uvicorn_config(app, limits)))
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        finally:
-            server.should_exit = True
-            thread.join(20)
+    with in_thread(server, port) as address:
+        yield address
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Acts: verbs of the command line that the studio starts, each in a process and a folder of its own."""
 
+import codecs
 import json
 import os
 import secrets
@@ -137,9 +138,11 @@ class Acts:
         with file.open("rb") as opened:
             opened.seek(start)
             found = opened.read(MAX_LOG_BYTES)
-        kept = _whole_characters(found)
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        text = decoder.decode(found)
+        cut = len(decoder.getstate()[0])  # bytes of a character that is not whole yet
         more = start + len(found) < size
-        return {"text": redact(kept.decode(errors="replace")), "next": start + len(kept), "more": more}
+        return {"text": redact(text), "next": start + len(found) - cut, "more": more}
 
     def read_output(self, id: str) -> bytes:
         """Return what an act has printed to standard output, whole."""
@@ -243,18 +246,6 @@ def _json_stops(folder: ActFolder) -> list[str]:
         if isinstance(facts, dict):
             return [str(one) for one in facts.get("stops", [])]
     return []
-
-
-def _whole_characters(found: bytes) -> bytes:
-    """Return bytes without a UTF-8 character that is cut at their end."""
-    for back in range(1, min(4, len(found)) + 1):
-        first = found[-back]
-        if first < 0x80:
-            return found
-        if first >= 0xC0:
-            length = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
-            return found if back >= length else found[:-back]
-    return found
 
 
 def _readable(argv: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 // Buttons that copy a text, and say that they did.
 
+import { copyText } from './clipboard.js';
 import { words } from './words.js';
 
 const SAYS_SO_MS = 1500;
@@ -21,15 +22,4 @@ export function copyButton(label, text, name = '') {
     }, SAYS_SO_MS);
   };
   return button;
-}
-
-async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = document.createElement('textarea'); // without https there is no other way
-  field.value = text;
-  field.className = 'away';
-  document.body.append(field);
-  field.select();
-  document.execCommand('copy');
-  field.remove();
 }

@@ -1,21 +1,11 @@
 // The command that a screen or an act stands for, ready to paste in a terminal.
 
+import { copyText } from '../clipboard.js';
 import { useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import * as file from '../words/common.js';
 
 const SAYS_SO_MS = 1500;
-
-async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = document.createElement('textarea'); // without https there is no other way
-  field.value = text;
-  field.className = 'away';
-  document.body.append(field);
-  field.select();
-  document.execCommand('copy');
-  field.remove();
-}
 
 /** Button that copies a text and says so; `label` says what is copied, to those who do not see it. */
 export function CopyButton({ text, label }) {

@@ -66,7 +66,7 @@ function Start({ name, checked, change }) {
   const words = useWords(file);
   const language = useLanguage();
   const { value: acts } = useServer('studio/acts', 4000);
-  const wayPath = `studio/way?name=${encodeURIComponent(name)}`;
+  const wayPath = `studio/navigation?name=${encodeURIComponent(name)}`;
   const { value: way } = useServer(wayPath, 5000);
   const training = acts?.acts.find((act) => act.verb === 'train' && act.about.recipe === name && isAlive(act));
   const facts = checked?.facts;

@@ -21,7 +21,7 @@ const QUIET_SECONDS = 120;
 /** Show a run by its name, also one that has not begun. */
 export function Train({ name }) {
   const words = useWords(file);
-  const { value: way, error } = useServer(`studio/way?name=${encodeURIComponent(name)}`, WAY_MS);
+  const { value: way, error } = useServer(`studio/navigation?name=${encodeURIComponent(name)}`, WAY_MS);
   const run = useRun(way?.begun ? way.run : null);
   if (!way) return html`<h1>${name}</h1><${Problem} error=${error} />`;
   if (!way.begun) return html`<${NotBegun} way=${way} name=${name} />`;

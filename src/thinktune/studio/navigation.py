@@ -79,15 +79,8 @@ def add_navigation_routes(app: FastAPI, studio: Studio) -> None:
             screens[screen] = {"name": leads, "state": states.get(screen)}
         if training and not begun:
             screens["train"]["state"] = training.state
-        return JSONResponse(
-            {
-                "recipe": found.recipe,
-                "run": found.run,
-                "begun": begun,
-                "screens": screens,
-                "act": training and training.id,
-            }
-        )
+        facts = {"recipe": found.recipe, "run": found.run, "begun": begun, "screens": screens}
+        return JSONResponse(facts | {"act": training and training.id})
 
     app.add_api_route(
         "/studio/navigation", show_navigation, summary="Show where each screen leads for a recipe or a run."

@@ -1,6 +1,8 @@
 """Rows by HTTP: dropped files are whole or absent and overwrite nothing; lists, tokens and doubts stay in the folder."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from starlette.testclient import TestClient
@@ -56,6 +58,31 @@ def test_a_file_that_breaks_off_leaves_nothing(client, folder):
     assert (refused.status_code, list(folder.iterdir())) == (400, [])
     refused = client.put("/studio/files/x.jsonl", content=b"", headers={"content-length": str(2**45)})
     assert refused.status_code == 413
+
+
+RECEIVER = """
+import asyncio, sys
+from pathlib import Path
+from thinktune.studio.rows.drop import receive_file
+async def pieces():
+    yield b'{"q": "one"}'
+    print("begun", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(receive_file(Path(sys.argv[1]), pieces(), None))
+"""
+
+
+def test_what_a_killed_server_left_of_a_file_goes_at_the_next_start_and_what_another_receives_stays(tmp_path):
+    own = tmp_path / ".mine.jsonl.00000000.partial"  # of somebody else
+    own.write_text("{}")
+    receiver = subprocess.Popen([sys.executable, "-c", RECEIVER, tmp_path / "rows.jsonl"], stdout=subprocess.PIPE)
+    receiver.stdout.readline()
+    for lives in (True, False):
+        make_studio_app(StudioFolder.open(tmp_path), Limits(), Access(hosts=None))
+        assert len(list(tmp_path.glob(".rows.jsonl.*"))) == lives
+        receiver.kill()
+        receiver.wait()
+    assert own.exists()
 
 
 def test_rows_under_a_key_are_listed_as_the_recipe_names_it(client, folder):

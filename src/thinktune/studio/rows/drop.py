@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -14,9 +15,25 @@ from starlette.requests import ClientDisconnect
 from thinktune.files import ROW_FILE_ENDINGS, describe_system_error, fsync_folder
 from thinktune.http import ApiError
 
+if os.name == "posix":  # the studio refuses to start elsewhere
+    import fcntl
+
 MAX_FILE_BYTES = 16 * 2**30
 PIECE_SECONDS = 60  # between two pieces of a file
 LEAST_FREE_BYTES = 2**28  # of the disk, which a dropped file leaves
+UPLOAD_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.upload")  # of a file that is not whole yet
+
+
+def remove_abandoned_uploads(folder: Path) -> None:
+    """Remove what is left of files whose server was killed while they came; one that another server receives stays.
+
+    Whoever writes such a file holds its lock, which ends with the process.
+    """
+    for entry in sorted(folder.glob(".*.upload")):
+        if UPLOAD_NAME.fullmatch(entry.name):
+            with suppress(OSError), entry.open("r+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                entry.unlink()
 
 
 def check_file_name(name: str) -> None:
@@ -43,7 +60,7 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
         raise ApiError(413, f"{target.name} is larger than {MAX_FILE_BYTES // 2**30} GiB; copy it into the folder")
     if size is not None and size > free:
         raise ApiError(507, f"{target.name} needs more than the disk has free; free some space, and drop it again")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.upload")
     try:
         written = await _write(partial, pieces, target.name)
         if size is not None and written != size:
@@ -61,6 +78,8 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
 async def _write(partial: Path, pieces: AsyncIterator[bytes], name: str) -> int:
     written = 0
     with partial.open("xb") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         while (piece := await _next(pieces, name)) is not None:
             written += len(piece)
             if written > MAX_FILE_BYTES:

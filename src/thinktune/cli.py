@@ -10,7 +10,7 @@ import typer
 
 from thinktune import arguments
 from thinktune.errors import UserError, redact
-from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
+from thinktune.exit_codes import error_messages, exit_when_stopped, exit_written, lost_output, require_output
 from thinktune.help_pages import run_app
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
@@ -473,7 +473,7 @@ def main() -> None:
     silence_libraries()
     set_environment()
     try:
-        with guarded_output():
+        with exit_written(), guarded_output():
             _run_verb()
     finally:
         drop_unwritten_output()

@@ -92,7 +92,7 @@ def test_no_comment_inside_of_a_section_is_lost_by_a_change(change):
 
 def test_a_section_that_goes_with_its_only_setting_is_named_where_it_holds_a_comment():
     text = "model: {name: x}\ntrain:\n  learning_rate:\n    # as the paper has it\n    1e-5\n"
-    with pytest.raises(UserError, match="^train: holds a comment"):
+    with pytest.raises(UserError, match=r"^train: holds a comment"):
         edit_recipe(text, {"train.learning_rate": None})
 
 

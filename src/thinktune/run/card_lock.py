@@ -21,10 +21,11 @@ WAITS_FOR_CARD = "card is in use"  # as the progress file names it
 
 @contextmanager
 def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]:
-    """Hold the locks of cards, by name, while the block runs; with `wait`, once nobody else trains on them.
+    """Hold the locks of cards, by name, while the block runs; with `wait`, once nobody else uses them.
 
-    Every run shares a card's lock of use, so a run that waits sees all others; those that wait take turns by a second
-    lock. Without `wait` a lock that cannot be had stops nothing. Raises UserError where waiting is not possible.
+    Every verb that computes on a card shares its lock of use, so one that waits sees all others; those that wait take
+    turns by a second lock. One that holds a card may start others on it, which do not wait. Without `wait` a lock that
+    cannot be had stops nothing. Raises UserError where waiting is not possible.
     """
     if os.name != "posix":
         if wait:

@@ -175,6 +175,7 @@ def test_tokens_of_rows_come_with_their_kinds_and_mistakes_as_sentences(client, 
 def test_models_that_fit_a_card_are_told(client):
     held = client.get("/studio/models?card=RTX 4090").json()
     assert held["card"]["name"] == "RTX 4090"
+    assert held["card"]["in_use"] is False
     by_name = {model["name"]: model for model in held["models"]}
     assert by_name["Qwen/Qwen3-0.6B"]["fits"]
     assert by_name[held["chosen"]]["keeps_updates"]

@@ -45,6 +45,16 @@ def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]
         yield
 
 
+def cards_in_use() -> set[str]:
+    """Name the cards of this machine that somebody holds; what cannot be asked counts as free."""
+    names: set[str] = set()
+    for file in (cache_folder().parent / "cards").glob("*.use") if os.name == "posix" else ():
+        with suppress(OSError), ExitStack() as probe:
+            if not _take(probe, file, fcntl.LOCK_EX):
+                names.add(file.stem)
+    return names
+
+
 def _wait_for(held: ExitStack, file: Path, say: Say) -> None:
     _poll(lambda: _take(held, file, fcntl.LOCK_EX), say)
 

@@ -62,7 +62,7 @@ export const zh = {
   actOf: (verb) => `thinktune ${verb}`,
   actEnded: (verb, state) => `thinktune ${verb}：${state}`,
   working: '进行中…',
-  work: { steps: '步', rows: '行', 'bytes downloaded': '已下载', 'bytes sent': '已上传', 'card is in use': '显卡正被另一个训练占用，等待中' },
+  work: { steps: '步', rows: '行', 'bytes downloaded': '已下载', 'bytes sent': '已上传', 'card is in use': '显卡正被另一个任务占用，等待中' },
   left: (time) => `剩余 ${time}`,
   stop: '停止',
   stopNow: '立即结束',

@@ -22,7 +22,7 @@ def written(tmp_path, monkeypatch):
     monkeypatch.setenv(PROGRESS_FILE_VARIABLE, str(path))
     monkeypatch.setattr("thinktune.hub.download_progress.SECONDS_BETWEEN_FILES", 0.01)
     monkeypatch.setattr("thinktune.progress.SECONDS_BETWEEN_FILES", 0.0)
-    return lambda: json.loads(path.read_text()) if path.exists() else {"what": None, "done": -1}
+    return lambda: json.loads(path.read_text()) if path.exists() else {"what": None, "done": -1, "total": -1}
 
 
 def wait_until(happens, seconds=20):

@@ -71,7 +71,7 @@ def download_from_huggingface(
         _download_large_file(snapshot, file, *listing[file])
 
     def measure() -> int:
-        return sum(_bytes_there(repository / "blobs" / listing[file][1]) for file in wrong)
+        return sum(_bytes_there(repository / "blobs" / listing[file][1], folder / file) for file in wrong)
 
     patterns = [glob.escape(file) for file in listing] if choose else None
     with follow_download(sum(listing[file][0] for file in wrong), measure):
@@ -121,10 +121,10 @@ def _download_large_file(snapshot: _Snapshot, file: str, size: int, sha256: str)
         partial.replace(blob)
 
 
-def _bytes_there(blob: Path) -> int:
-    """Return the bytes of a blob, or of the part of it that is there."""
+def _bytes_there(blob: Path, file: Path) -> int:
+    """Return the bytes of a file, or of the part of it that is there; where nothing can be linked it has no blob."""
     partial = blob.with_name(f"{blob.name}.incomplete")
-    return next((path.stat().st_size for path in (blob, partial) if path.exists()), 0)
+    return next((path.stat().st_size for path in (blob, partial, file) if path.exists()), 0)
 
 
 def limit_timeouts(answer_seconds: int) -> None:

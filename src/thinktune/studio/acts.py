@@ -170,10 +170,12 @@ class Acts:
         by_ctrl_c = times == 0 or (times == 1 and act.verb in TRAINING_VERBS)
         write_json(folder.stop, {"at": time.time(), "times": times + 1})
         with suppress(*DAMAGE):
-            if is_held(folder.lock):  # so the number is still that of the process whose lock is held
-                numbers = read_json(folder.process)
-                number = numbers["process"] if is_held(folder.watcher) else numbers["verb"]
-                os.kill(number, signal.SIGINT if by_ctrl_c else signal.SIGTERM)
+            if is_held(folder.lock):  # so the number of who holds it is still its own
+                numbers, asked = read_json(folder.process), signal.SIGINT if by_ctrl_c else signal.SIGTERM
+                if is_held(folder.watcher):
+                    os.kill(numbers["process"], asked)
+                else:  # killed; the verb leads a group of its own, whose number nobody else gets while one of it lives
+                    os.killpg(numbers["verb"], asked)
         return self.find(id)
 
     def _remove_old(self) -> None:

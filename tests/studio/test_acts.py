@@ -37,6 +37,14 @@ if todo == "end later":
         time.sleep(0.02)
     Path(exit_file).write_text(json.dumps({"code": 3, "ended_at": time.time()}))
     sys.exit(3)
+if todo == "leave":
+    while not Path("end").exists():
+        Path("begun").touch()
+        time.sleep(0.02)
+    if os.fork() == 0:
+        Path("left").touch()
+        time.sleep(60)
+    os._exit(0)
 if todo == "fail later":
     signal.signal(signal.SIGINT, lambda *_: sys.exit("error: the disk is full"))
     Path("begun").write_text(str(os.getpid()))
@@ -198,6 +206,17 @@ def test_an_act_whose_watcher_alone_was_killed_runs_on_and_can_be_stopped(acts):
     assert acts.stop(id).stopping
     act = ended(acts, id)
     assert (act.state, act.errors) == ("stopped", [])
+
+
+def test_what_a_verb_left_behind_is_stopped_where_nobody_watches_any_more(acts):
+    id = start(acts, "leave")
+    begun(acts)
+    kill_watcher(acts, id)
+    (acts.folder.path / "end").touch()
+    wait_until((acts.folder.path / "left").exists)
+    assert acts.find(id).state == "running"
+    acts.stop(id)
+    assert ended(acts, id).state == "stopped"
 
 
 def test_an_act_that_nobody_watches_any_more_says_itself_how_it_ended(acts):

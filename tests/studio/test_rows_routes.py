@@ -73,7 +73,7 @@ asyncio.run(receive_file(Path(sys.argv[1]), pieces(), None))
 
 
 def test_what_a_killed_server_left_of_a_file_goes_at_the_next_start_and_what_another_receives_stays(tmp_path):
-    own = tmp_path / ".mine.jsonl.00000000.partial"  # of somebody else
+    own = tmp_path / ".mine.jsonl.4194304.partial"  # of a verb, which names its process
     own.write_text("{}")
     receiver = subprocess.Popen([sys.executable, "-c", RECEIVER, tmp_path / "rows.jsonl"], stdout=subprocess.PIPE)
     receiver.stdout.readline()

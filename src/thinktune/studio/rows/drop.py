@@ -15,25 +15,13 @@ from starlette.requests import ClientDisconnect
 from thinktune.files import ROW_FILE_ENDINGS, describe_system_error, fsync_folder
 from thinktune.http import ApiError
 
-if os.name == "posix":  # the studio refuses to start elsewhere
+if os.name == "posix":
     import fcntl
 
 MAX_FILE_BYTES = 16 * 2**30
 PIECE_SECONDS = 60  # between two pieces of a file
 LEAST_FREE_BYTES = 2**28  # of the disk, which a dropped file leaves
-UPLOAD_NAME = re.compile(r"\..+\.[0-9a-f]{8}\.upload")  # of a file that is not whole yet
-
-
-def remove_abandoned_uploads(folder: Path) -> None:
-    """Remove what is left of files whose server was killed while they came; one that another server receives stays.
-
-    Whoever writes such a file holds its lock, which ends with the process.
-    """
-    for entry in sorted(folder.glob(".*.upload")):
-        if UPLOAD_NAME.fullmatch(entry.name):
-            with suppress(OSError), entry.open("r+b") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                entry.unlink()
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 
 
 def check_file_name(name: str) -> None:
@@ -60,7 +48,7 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
         raise ApiError(413, f"{target.name} is larger than {MAX_FILE_BYTES // 2**30} GiB; copy it into the folder")
     if size is not None and size > free:
         raise ApiError(507, f"{target.name} needs more than the disk has free; free some space, and drop it again")
-    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.upload")
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         written = await _write(partial, pieces, target.name)
         if size is not None and written != size:
@@ -73,6 +61,15 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
     finally:
         partial.unlink(missing_ok=True)
     return written
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Remove files that a studio was killed amid receiving; one that is still being received is locked."""
+    for path in folder.iterdir():
+        if _PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 async def _write(partial: Path, pieces: AsyncIterator[bytes], name: str) -> int:

@@ -1,6 +1,8 @@
 """Rows by HTTP: dropped files are whole or absent and overwrite nothing; lists, tokens and doubts stay in the folder."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 from starlette.testclient import TestClient
@@ -56,6 +58,31 @@ def test_a_file_that_breaks_off_leaves_nothing(client, folder):
     assert (refused.status_code, list(folder.iterdir())) == (400, [])
     refused = client.put("/studio/files/x.jsonl", content=b"", headers={"content-length": str(2**45)})
     assert refused.status_code == 413
+
+
+RECEIVER = """
+import asyncio, sys
+from pathlib import Path
+from thinktune.studio.rows.drop import receive_file
+async def pieces():
+    yield b'{"q": "one"}'
+    print("begun", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(receive_file(Path(sys.argv[1]), pieces(), None))
+"""
+
+
+def test_what_a_killed_server_left_of_a_file_goes_at_the_next_start_and_what_another_receives_stays(tmp_path):
+    own = tmp_path / ".mine.jsonl.4194304.partial"  # of a verb, which names its process
+    own.write_text("{}")
+    receiver = subprocess.Popen([sys.executable, "-c", RECEIVER, tmp_path / "rows.jsonl"], stdout=subprocess.PIPE)
+    receiver.stdout.readline()
+    for lives in (True, False):
+        make_studio_app(StudioFolder.open(tmp_path), Limits(), Access(hosts=None))
+        assert len(list(tmp_path.glob(".rows.jsonl.*"))) == lives
+        receiver.kill()
+        receiver.wait()
+    assert own.exists()
 
 
 def test_rows_under_a_key_are_listed_as_the_recipe_names_it(client, folder):
@@ -148,6 +175,7 @@ def test_tokens_of_rows_come_with_their_kinds_and_mistakes_as_sentences(client, 
 def test_models_that_fit_a_card_are_told(client):
     held = client.get("/studio/models?card=RTX 4090").json()
     assert held["card"]["name"] == "RTX 4090"
+    assert held["card"]["in_use"] is False
     by_name = {model["name"]: model for model in held["models"]}
     assert by_name["Qwen/Qwen3-0.6B"]["fits"]
     assert by_name[held["chosen"]]["keeps_updates"]

@@ -3,7 +3,7 @@
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { get, startAct, stopAct, useServer } from '../server.js';
-import { formatDuration, formatNumber } from '../numbers.js';
+import { formatBytes, formatDuration, formatNumber } from '../numbers.js';
 import { notify } from '../notify.js';
 import * as file from '../words/common.js';
 import { Command } from './command.js';
@@ -83,8 +83,9 @@ export function ActProgress({ act }) {
   if (!isAlive(act)) return null;
   if (!progress?.what || (progress.total && progress.done >= progress.total)) return html`<span class="small">${words.working}</span>`;
   const what = words.work[progress.what] ?? progress.what;
-  if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${formatNumber(progress.done, language)}` : ''}</span>`;
-  const counted = `${formatNumber(progress.done, language)} / ${formatNumber(progress.total, language)}`;
+  const format = (number) => (progress.what.startsWith('bytes ') ? formatBytes(number) : formatNumber(number, language));
+  if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${format(progress.done)}` : ''}</span>`;
+  const counted = `${format(progress.done)} / ${format(progress.total)}`;
   const left = progress.seconds_left == null ? '' : ` · ${words.left(formatDuration(progress.seconds_left))}`;
   return html`<progress max=${progress.total} value=${progress.done} aria-label=${what}></progress>
     <span class="small">${what} ${counted}${left}</span>`;

@@ -11,18 +11,18 @@ import { StateWord } from './act.js';
 const SCREENS = ['rows', 'plan', 'train', 'proof', 'talk', 'take-home', 'think'];
 const REFRESH_MS = 4000;
 
-/** Show the way through the screens; `place` is where the reader is. */
+/** Show the screens of a recipe or a run; `place` is where the reader is. */
 export function Navigation({ place, onLanguage }) {
   const words = useWords(file);
-  const path = place.name ? `studio/way?name=${encodeURIComponent(place.name)}` : null;
-  const { value: way } = useServer(path, REFRESH_MS);
+  const path = place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null;
+  const { value: found } = useServer(path, REFRESH_MS);
   const current = (screen) => (screen === place.screen ? 'page' : null);
-  return html`<nav id="way" aria-label=${words.navigation}>
+  return html`<nav id="navigation" aria-label=${words.navigation}>
     <ul>
       <li><${Link} to=${addressOf('')} aria-current=${current('')}>${words.home}<//></li>
       ${place.name && SCREENS.map((screen) => {
-        const name = way?.screens[screen].name ?? (screen === place.screen ? place.name : null);
-        const state = way?.screens[screen].state;
+        const name = found?.screens[screen].name ?? (screen === place.screen ? place.name : null);
+        const state = found?.screens[screen].state;
         return html`<li key=${screen}>${name
           ? html`<${Link} to=${addressOf(screen, name)} aria-current=${current(screen)}>${words.screens[screen]}<//>`
           : html`<span class="off">${words.screens[screen]}</span>`} ${state && html`<${StateWord} state=${state} />`}</li>`;

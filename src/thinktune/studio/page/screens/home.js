@@ -63,7 +63,7 @@ function Cards({ cards }) {
   const words = useWords(file);
   const gib = (mib) => (mib / 1024).toFixed(1);
   return html`<section><h2>${words.cards}</h2>${cards.length
-    ? html`<ul class="plain">${cards.map((card) => html`<li>${words.card(card.name, words.memoryOf(gib(card.used_mib), gib(card.total_mib)))}${card.percent === null ? '' : ` · ${words.busy(card.percent)}`}</li>`)}</ul>`
+    ? html`<ul class="plain">${cards.map((card) => html`<li>${words.card(card.name, words.memoryOf(gib(card.used_mib), gib(card.total_mib)))}${card.percent === null ? '' : ` · ${words.busy(card.percent)}`}${card.in_use ? ` · ${words.held}` : ''}</li>`)}</ul>`
     : html`<p class="small">${words.noCard}</p>`}</section>`;
 }
 

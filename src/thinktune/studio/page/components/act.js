@@ -2,7 +2,7 @@
 
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
-import { get, startAct, stopAct, useServer } from '../server.js';
+import { get, startAct, stopAct, UNSEEN_MS, useServer } from '../server.js';
 import { formatDuration, formatNumber } from '../numbers.js';
 import { notify } from '../notify.js';
 import * as file from '../words/common.js';
@@ -43,7 +43,7 @@ export function ActButton({ verb, label, onStart, disabled = false, strong = tru
 export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   const words = useWords(file);
   const [ended, setEnded] = useState(false);
-  const { value: act, error } = useServer(`studio/acts/${id}`, ended ? 0 : WATCH_MS);
+  const { value: act, error } = useServer(`studio/acts/${id}`, ended ? 0 : WATCH_MS, { unseenMs: ended ? 0 : UNSEEN_MS });
   const wasAlive = useRef(false);
   useEffect(() => {
     if (!act) return;

@@ -1,8 +1,8 @@
 // Rows of an evaluation: found by outcome, set and words, and read with both replies side by side.
 
+import { LongList, useRows } from '../../components/long-list.js';
 import { Problem } from '../../components/problem.js';
 import { useText } from '../../components/texts.js';
-import { VirtualList } from '../../components/virtual-list.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html, useCallback, useEffect, useState } from '../../libraries/preact.js';
 import { formatNumber } from '../../numbers.js';
@@ -19,19 +19,12 @@ export function RowReader({ name, shown }) {
   const [outcome, setOutcome] = useState('all');
   const [set, setSet] = useState('');
   const [search, setSearch] = useState('');
-  const [total, setTotal] = useState(null);
   const [open, setOpen] = useState(null);
-  const [error, setError] = useState(null);
   const typed = useLater(search, TYPED_MS);
   const query = new URLSearchParams({ mode: shown.mode, outcome, named_set: set, search: typed }).toString();
-  const stamp = `${query} ${shown.settings.made} ${shown.rows}`;
-  const ask = useCallback((start, count) => get(`studio/proof-rows/${inPath(name)}?${query}&start=${start}&count=${count}`), [name, query]);
-  useEffect(() => {
-    let gone = false;
-    ask(0, 1).then((found) => gone || (setTotal(found.total), setError(null)), (refused) => gone || setError(refused));
-    return () => (gone = true);
-  }, [ask, stamp]);
-  const fetchRows = async (start, count) => (await ask(start, count)).rows;
+  const ask = useCallback((start, count, signal) => get(`studio/proof-rows/${inPath(name)}?${query}&start=${start}&count=${count}`, { signal }), [name, query]);
+  const list = useRows(ask);
+  useEffect(() => void list.refresh(), [shown.settings.made, shown.rows]);
   const counts = { all: shown.rows, ...shown.counts };
   return html`<h2 id="row-by-row">${words.rowByRow}</h2>
     <fieldset class="segments"><legend class="away">${words.outcome}</legend>
@@ -40,12 +33,12 @@ export function RowReader({ name, shown }) {
     <div class="finder">
       <${SetChoice} sets=${shown.sets} value=${set} onChoose=${setSet} />
       <input type="search" aria-label=${words.search} placeholder=${words.search} value=${search} onInput=${(event) => setSearch(event.target.value)} />
-      <span role="status">${total !== null && words.found(formatNumber(total, language))}</span>
+      <span role="status">${list.answer && words.found(formatNumber(list.total, language))}</span>
     </div>
-    <${Problem} error=${error} />
+    <${Problem} error=${list.error} />
     <div class="reader">
-      <${VirtualList} total=${total ?? 0} height=${ROW_PIXELS} stamp=${stamp} fetchRows=${fetchRows} label=${words.rowByRow} onChoose=${(row) => row && setOpen(row.number)}>
-        ${(row, index, properties) => html`<${RowLine} row=${row} isOpen=${row.number === open} properties=${properties} />`}
+      <${LongList} rows=${list} height=${ROW_PIXELS} label=${words.rowByRow}>
+        ${(row, index, stop) => html`<${RowLine} row=${row} isOpen=${row && row.number === open} stop=${stop} onChoose=${() => row && setOpen(row.number)} />`}
       <//>
       <div class="opened">${open === null ? html`<p class="small">${words.choose}</p>` : html`<${Row} name=${name} mode=${shown.mode} number=${open} stamp=${shown.settings.made} />`}</div>
     </div>`;
@@ -60,12 +53,12 @@ function SetChoice({ sets, value, onChoose }) {
   </select></label>`;
 }
 
-function RowLine({ row, isOpen, properties }) {
+function RowLine({ row, isOpen, stop, onChoose }) {
   const words = useWords(file);
   const text = useText();
-  return html`<button type="button" class="row-line" aria-current=${isOpen ? 'true' : null} ...${properties}>
+  return html`<button type="button" class="row-line" aria-current=${isOpen ? 'true' : null} onClick=${onChoose} ...${stop}>${row ? html`
     <span class="asked" lang="">${row.question}</span>
-    <span class="place">${row.outcome && html`<b class=${row.outcome}>${words.become[row.outcome]}</b> · `}${text(row.set)} · ${row.row}${row.apart ? ` · ${words.setApart}` : ''}</span>
+    <span class="place">${row.outcome && html`<b class=${row.outcome}>${words.become[row.outcome]}</b> · `}${text(row.set)} · ${row.row}${row.apart ? ` · ${words.setApart}` : ''}</span>` : '…'}
   </button>`;
 }
 

@@ -182,6 +182,44 @@ def test_key_that_was_given_once_opens_the_chat_page_inside(browser, folder):
         chat.get_by_text("Blood.").wait_for()
 
 
+def test_a_strangers_card_is_read_as_formatted_text_and_nothing_in_it_runs_or_loads(browser, folder):
+    hostile = """---
+license: mit
+---
+# Heart model
+
+| rows | right |
+|---|---|
+| 3 | 90 % |
+
+<script>window.ran = 1</script><img src=x onerror="window.ran = 2">
+
+![pixel](http://evil.example/p.png) [go](javascript:window.ran=3) [web](https://example.org/a) <a href="javascript:window.ran=4">x</a>
+
+<iframe src="http://evil.example"></iframe><style>body { display: none }</style><svg onload="window.ran = 5"></svg>
+
+[data](data:text/html,<script>1</script>) `code` **bold**
+"""
+    (folder / "runs/one/final/README.md").write_text(hostile)
+    with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.locator(".row-line").first.wait_for()
+        assert not any("marked" in one for one in page.evaluate("performance.getEntriesByType('resource').map(one => one.name)"))
+        page.get_by_role("link", name="Take home").click()
+        card = page.get_by_role("group", name="card")
+        card.locator("h1[aria-level='3']", has_text="Heart model").wait_for()
+        card.get_by_role("cell", name="90 %").wait_for()
+        assert card.locator("strong").inner_text() == "bold"
+        assert card.locator("script, img, iframe, style, svg, object, embed, form").count() == 0
+        assert card.locator("a").evaluate_all("links => links.map(link => link.href)") == ["https://example.org/a"]
+        assert "license: mit" not in card.inner_text()
+        assert "<script>window.ran = 1</script>" in card.inner_text(), "what is left out is seen"
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.ran") is None
+        assert all(one.startswith(address) for one in asked)
+
+
 @EVERY_VIEW
 @pytest.mark.parametrize("screen", ["proof/runs/one", "talk/runs/one", "take-home/runs/one", "think/one.yaml"])
 def test_screens_leave_nobody_out(browser, folder, screen, locale, scheme, width):

@@ -205,7 +205,9 @@ license: mit
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.locator(".row-line").first.wait_for()
-        assert not any("marked" in one for one in page.evaluate("performance.getEntriesByType('resource').map(one => one.name)"))
+        assert not any(
+            "marked" in one for one in page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+        )
         page.get_by_role("link", name="Take home").click()
         card = page.get_by_role("group", name="card")
         card.locator("h1[aria-level='3']", has_text="Heart model").wait_for()

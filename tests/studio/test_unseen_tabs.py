@@ -73,7 +73,9 @@ def test_a_screen_that_asks_once_asks_again_after_no_answer(browser, folder):
     with studio_of(folder) as address, proxy_before(address) as proxy:
         with page_with_clock(browser, f"{proxy.address}/") as page:
             proxy.is_silent = True
-            page.evaluate("history.pushState(null, '', '/proof/runs/one'); dispatchEvent(new PopStateEvent('popstate'))")
+            page.evaluate(
+                "history.pushState(null, '', '/proof/runs/one'); dispatchEvent(new PopStateEvent('popstate'))"
+            )
             wind_until(page, page.get_by_text("does not answer"))
             proxy.is_silent = False
             wind_until(page, page.get_by_role("heading", name="Row by row"))
@@ -94,33 +96,32 @@ def test_a_stream_that_falls_silent_is_followed_again(browser, folder):
 
 def test_a_tab_that_is_not_seen_holds_no_stream_and_catches_up_when_it_is(browser, folder):
     run = folder / "runs" / "one"
-    with studio_of(folder) as address, lock_run(run):
-        with page_with_clock(browser, f"{address}/train/runs/one") as page:
-            page.locator(".run-head .state.running").wait_for()
-            step(run, 41)
-            page.get_by_text("Step 41 of 60", exact=True).wait_for()
-            page.clock.fast_forward(4_000)  # the charts of this step come as well
-            page.wait_for_timeout(500)
-            asked, ended = [], []
-            page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
-            page.on("requestfailed", lambda request: ended.append(request.url.removeprefix(address)))
-            page.evaluate(LOOK, False)
-            page.wait_for_timeout(200)
-            assert ended == ["/studio/run-events/runs/one"], "the stream gives its connection back"
-            step(run, 42)
-            page.clock.fast_forward(9_000)
-            page.wait_for_timeout(200)
-            assert asked == [], "nothing polls"
-            page.clock.fast_forward(2_000)
-            page.get_by_text("Step 42 of 60", exact=True).wait_for()
-            assert asked[0] == "/studio/run/runs/one", "it only looks whether the run has ended"
-            assert set(asked[1:]) <= {"/studio/run-charts/runs/one"}
-            step(run, 43)
-            page.evaluate(LOOK, True)
-            page.get_by_text("Step 43 of 60", exact=True).wait_for(timeout=5_000)
-            step(run, 44)
-            page.get_by_text("Step 44 of 60", exact=True).wait_for(timeout=5_000)
-            assert asked.count("/studio/run-events/runs/one") == 1
+    with studio_of(folder) as address, lock_run(run), page_with_clock(browser, f"{address}/train/runs/one") as page:
+        page.locator(".run-head .state.running").wait_for()
+        step(run, 41)
+        page.get_by_text("Step 41 of 60", exact=True).wait_for()
+        page.clock.fast_forward(4_000)  # the charts of this step come as well
+        page.wait_for_timeout(500)
+        asked, ended = [], []
+        page.on("request", lambda request: asked.append(request.url.removeprefix(address)))
+        page.on("requestfailed", lambda request: ended.append(request.url.removeprefix(address)))
+        page.evaluate(LOOK, False)
+        page.wait_for_timeout(200)
+        assert ended == ["/studio/run-events/runs/one"], "the stream gives its connection back"
+        step(run, 42)
+        page.clock.fast_forward(9_000)
+        page.wait_for_timeout(200)
+        assert asked == [], "nothing polls"
+        page.clock.fast_forward(2_000)
+        page.get_by_text("Step 42 of 60", exact=True).wait_for()
+        assert asked[0] == "/studio/run/runs/one", "it only looks whether the run has ended"
+        assert set(asked[1:]) <= {"/studio/run-charts/runs/one"}
+        step(run, 43)
+        page.evaluate(LOOK, True)
+        page.get_by_text("Step 43 of 60", exact=True).wait_for(timeout=5_000)
+        step(run, 44)
+        page.get_by_text("Step 44 of 60", exact=True).wait_for(timeout=5_000)
+        assert asked.count("/studio/run-events/runs/one") == 1
 
 
 def test_a_run_that_ends_is_told_in_a_tab_that_is_not_seen(browser, folder):
@@ -138,7 +139,13 @@ def test_a_run_that_ends_is_told_in_a_tab_that_is_not_seen(browser, folder):
 def test_an_act_that_ends_is_told_in_a_tab_that_is_not_seen(browser, folder):
     act = folder / ".thinktune/acts/20260101-000000-eval-aaaaaa"
     act.mkdir(parents=True)
-    record = {"verb": "eval", "about": {"run": "runs/one"}, "command": "thinktune eval runs/one", "argv": [], "folder": "."}
+    record = {
+        "verb": "eval",
+        "about": {"run": "runs/one"},
+        "command": "thinktune eval runs/one",
+        "argv": [],
+        "folder": ".",
+    }
     (act / "act.json").write_text(json.dumps(record | {"started_at": time.time()}))
     with studio_of(folder) as address, page_with_clock(browser, f"{address}/proof/runs/one") as page:
         page.locator(".act .state").wait_for()

@@ -269,7 +269,9 @@ def test_the_page_may_load_its_own_files_alone(address):
 
 def test_an_answers_body_does_not_wait_for_its_heads_acknowledgement(address):
     seconds = []
-    with httpx.Client(trust_env=False) as client:  # over one connection, on which it would wait 40 ms, but for the first ones
+    with httpx.Client(
+        trust_env=False
+    ) as client:  # over one connection, on which it would wait 40 ms, but for the first ones
         for _ in range(20):
             began = time.perf_counter()
             client.get(f"{address}/page/theme.js")

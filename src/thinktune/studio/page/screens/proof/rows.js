@@ -1,44 +1,55 @@
 // Rows of an evaluation: found by outcome, set and words, and read with both replies side by side.
 
+import { CopyButton } from '../../components/command.js';
 import { LongList, useRows } from '../../components/long-list.js';
 import { Problem } from '../../components/problem.js';
 import { useText } from '../../components/texts.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html, useCallback, useEffect, useState } from '../../libraries/preact.js';
 import { formatNumber } from '../../numbers.js';
+import { addressOf, Link } from '../../router.js';
 import { get, inPath } from '../../server.js';
 import * as file from '../../words/proof.js';
 
 const ROW_PIXELS = 54;
 const TYPED_MS = 200;
+const MOST_NAMED = 200; // rows that name a row: itself, and those whose text does
 
-/** Show the rows of one mode; `shown` are its figures. */
-export function RowReader({ name, shown }) {
+/** Show the rows of one mode; `shown` are its figures, `asked` which rows and which of them is open, and `ask` changes that. */
+export function RowReader({ name, shown, asked, ask }) {
   const words = useWords(file);
   const language = useLanguage();
-  const [outcome, setOutcome] = useState('all');
-  const [set, setSet] = useState('');
-  const [search, setSearch] = useState('');
+  const { outcome, set, search } = asked;
   const [open, setOpen] = useState(null);
   const typed = useLater(search, TYPED_MS);
   const query = new URLSearchParams({ mode: shown.mode, outcome, named_set: set, search: typed }).toString();
-  const ask = useCallback((start, count, signal) => get(`studio/proof-rows/${inPath(name)}?${query}&start=${start}&count=${count}`, { signal }), [name, query]);
-  const list = useRows(ask);
+  const find = useCallback((start, count, signal) => get(`studio/proof-rows/${inPath(name)}?${query}&start=${start}&count=${count}`, { signal }), [name, query]);
+  const list = useRows(find);
   useEffect(() => void list.refresh(), [shown.settings.made, shown.rows]);
+  useEffect(() => {
+    if (!asked.row) return;
+    const named = new URLSearchParams({ mode: shown.mode, search: asked.row, count: MOST_NAMED });
+    get(`studio/proof-rows/${inPath(name)}?${named}`).then(({ rows }) => setOpen(rows.find((one) => one.row === asked.row)?.number ?? null), () => {});
+  }, []); // as the address names it; a row keeps its name where the run is evaluated again
+  const choose = (row) => {
+    setOpen(row.number);
+    ask({ row: row.row });
+  };
   const counts = { all: shown.rows, ...shown.counts };
   return html`<h2 id="row-by-row">${words.rowByRow}</h2>
     <fieldset class="segments"><legend class="away">${words.outcome}</legend>
-      ${Object.entries(words.outcomes).map(([key, text]) => html`<label><input type="radio" name="outcome" checked=${outcome === key} onChange=${() => setOutcome(key)} />${text} ${formatNumber(counts[key], language)}</label>`)}
+      ${Object.entries(words.outcomes).map(([key, text]) => html`<label><input type="radio" name="outcome" checked=${outcome === key} onChange=${() => ask({ outcome: key })} />${text} ${formatNumber(counts[key], language)}</label>`)}
     </fieldset>
     <div class="finder">
-      <${SetChoice} sets=${shown.sets} value=${set} onChoose=${setSet} />
-      <input type="search" aria-label=${words.search} placeholder=${words.search} value=${search} onInput=${(event) => setSearch(event.target.value)} />
+      <${SetChoice} sets=${shown.sets} value=${set} onChoose=${(set) => ask({ set })} />
+      <input type="search" aria-label=${words.search} placeholder=${words.search} value=${search} onInput=${(event) => ask({ search: event.target.value })} />
       <span role="status">${list.answer && words.found(formatNumber(list.total, language))}</span>
     </div>
+    <p class="small">${words.notForTraining}</p>
     <${Problem} error=${list.error} />
     <div class="reader">
       <${LongList} rows=${list} height=${ROW_PIXELS} label=${words.rowByRow}>
-        ${(row, index, stop) => html`<${RowLine} row=${row} isOpen=${row && row.number === open} stop=${stop} onChoose=${() => row && setOpen(row.number)} />`}
+        ${(row, index, stop) => html`<${RowLine} row=${row} isOpen=${row && row.number === open} stop=${stop} onChoose=${() => row && choose(row)} />`}
       <//>
       <div class="opened">${open === null ? html`<p class="small">${words.choose}</p>` : html`<${Row} name=${name} mode=${shown.mode} number=${open} stamp=${shown.settings.made} />`}</div>
     </div>`;
@@ -83,8 +94,17 @@ function Row({ name, mode, number, stamp }) {
       ${row.references.map((reference) => html`<${Said} text=${reference} />`)}
       ${row.keypoints.length > 0 && html`<p class="small">${words.keypoints}: ${row.keypoints.join('; ')}</p>`}
     </div>`}
+    <p class="actions"><${CopyButton} text=${asText(row, words)} label=${words.copyRow} what=${words.copyRow} />
+      <${Link} class="button" to=${addressOf('talk', name, { question: row.question })}>${words.askInTalk}<//></p>
     <div class="two-sides"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
   </article>`;
+}
+
+/** Return all of a row as a text, to be sent to somebody. */
+function asText(row, words) {
+  const side = (title, { reasoning, answer }) => [title, reasoning && `${words.reasoning}: ${reasoning}`, answer || words.noAnswer].filter(Boolean).join('\n');
+  const reference = [...row.references, ...row.keypoints].join('\n');
+  return [`${row.row}\n${row.question}`, reference && `${words.reference}\n${reference}`, side(words.base, row.base), side(words.tuned, row.tuned)].filter(Boolean).join('\n\n');
 }
 
 function Reply({ title, reply }) {

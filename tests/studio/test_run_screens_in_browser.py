@@ -104,34 +104,37 @@ def test_rows_are_found_and_read_by_keyboard(browser, folder):
 
 def test_what_is_seen_of_the_rows_is_a_link_a_text_and_a_question(browser, folder):
     models = [scripted_model(ScriptedBackend("Blood."))]
-    with studio_of(folder) as address, served_act(folder, "runs/one", models):
-        with open_page(browser, f"{address}/proof/runs/one", permissions=["clipboard-read", "clipboard-write"]) as page:
-            page.get_by_text("became better 100").click()
-            page.get_by_role("searchbox").fill("question 29")
-            page.get_by_text("4 rows found").wait_for()
-            page.locator(".row-line", has_text="Question 292?").click()
-            page.locator(".opened article").wait_for()
-            other = page.context.new_page()
-            other.goto(page.url)
-            other.locator(".opened article h3", has_text="Question 292?").wait_for()
-            other.get_by_text("4 rows found").wait_for()
-            assert other.get_by_role("radio", name="became better 100").is_checked()
-            assert other.get_by_role("searchbox").input_value() == "question 29"
-            other.get_by_text("all 300").click()
-            other.get_by_role("searchbox").fill("")
-            assert other.url == f"{address}/proof/runs/one?row=v%3A292"
-            page.get_by_role("button", name="Copy the row").click()
-            page.get_by_role("button", name="Copied").wait_for()
-            copied = page.evaluate("navigator.clipboard.readText()")
-            assert copied.startswith("v:292\nQuestion 292?\n\n")
-            assert "\n\nBase\n" in copied
-            assert "\n\nTuned\n" in copied
-            page.get_by_role("link", name="Ask it in Talk").click()
-            box = page.frame_locator("iframe").locator("#question")
-            page.frame_locator("iframe").locator("#model option").first.wait_for(state="attached")
-            assert box.input_value() == "Question 292?"
-            box.press("Enter")
-            page.frame_locator("iframe").get_by_text("Blood.").wait_for()
+    with (
+        studio_of(folder) as address,
+        served_act(folder, "runs/one", models),
+        open_page(browser, f"{address}/proof/runs/one", permissions=["clipboard-read", "clipboard-write"]) as page,
+    ):
+        page.get_by_text("became better 100").click()
+        page.get_by_role("searchbox").fill("question 29")
+        page.get_by_text("4 rows found").wait_for()
+        page.locator(".row-line", has_text="Question 292?").click()
+        page.locator(".opened article").wait_for()
+        other = page.context.new_page()
+        other.goto(page.url)
+        other.locator(".opened article h3", has_text="Question 292?").wait_for()
+        other.get_by_text("4 rows found").wait_for()
+        assert other.get_by_role("radio", name="became better 100").is_checked()
+        assert other.get_by_role("searchbox").input_value() == "question 29"
+        other.get_by_text("all 300").click()
+        other.get_by_role("searchbox").fill("")
+        assert other.url == f"{address}/proof/runs/one?row=v%3A292"
+        page.get_by_role("button", name="Copy the row").click()
+        page.get_by_role("button", name="Copied").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("v:292\nQuestion 292?\n\n")
+        assert "\n\nBase\n" in copied
+        assert "\n\nTuned\n" in copied
+        page.get_by_role("link", name="Ask it in Talk").click()
+        box = page.frame_locator("iframe").locator("#question")
+        page.frame_locator("iframe").locator("#model option").first.wait_for(state="attached")
+        assert box.input_value() == "Question 292?"
+        box.press("Enter")
+        page.frame_locator("iframe").get_by_text("Blood.").wait_for()
 
 
 def test_an_evaluations_command_says_what_the_form_says(browser, folder):

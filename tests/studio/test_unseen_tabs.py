@@ -70,28 +70,33 @@ def test_a_server_that_takes_what_is_asked_and_never_answers_is_told_and_found_a
 
 
 def test_a_screen_that_asks_once_asks_again_after_no_answer(browser, folder):
-    with studio_of(folder) as address, proxy_before(address) as proxy:
-        with page_with_clock(browser, f"{proxy.address}/") as page:
-            proxy.is_silent = True
-            page.evaluate(
-                "history.pushState(null, '', '/proof/runs/one'); dispatchEvent(new PopStateEvent('popstate'))"
-            )
-            wind_until(page, page.get_by_text("does not answer"))
-            proxy.is_silent = False
-            wind_until(page, page.get_by_role("heading", name="Row by row"))
+    with (
+        studio_of(folder) as address,
+        proxy_before(address) as proxy,
+        page_with_clock(browser, f"{proxy.address}/") as page,
+    ):
+        proxy.is_silent = True
+        page.evaluate("history.pushState(null, '', '/proof/runs/one'); dispatchEvent(new PopStateEvent('popstate'))")
+        wind_until(page, page.get_by_text("does not answer"))
+        proxy.is_silent = False
+        wind_until(page, page.get_by_role("heading", name="Row by row"))
 
 
 def test_a_stream_that_falls_silent_is_followed_again(browser, folder):
     run = folder / "runs" / "one"
-    with studio_of(folder) as address, proxy_before(address) as proxy, lock_run(run):
-        with page_with_clock(browser, f"{proxy.address}/train/runs/one") as page:
-            page.locator(".run-head .state.running").wait_for()
-            proxy.is_silent = True
-            wind_until(page, page.get_by_text("The connection is lost"))
-            step(run, 44)
-            proxy.is_silent = False
-            wind_until(page, page.get_by_text("Step 44 of 60", exact=True))
-            wind_until(page, page.get_by_text("The connection is lost"), gone=True)
+    with (
+        studio_of(folder) as address,
+        proxy_before(address) as proxy,
+        lock_run(run),
+        page_with_clock(browser, f"{proxy.address}/train/runs/one") as page,
+    ):
+        page.locator(".run-head .state.running").wait_for()
+        proxy.is_silent = True
+        wind_until(page, page.get_by_text("The connection is lost"))
+        step(run, 44)
+        proxy.is_silent = False
+        wind_until(page, page.get_by_text("Step 44 of 60", exact=True))
+        wind_until(page, page.get_by_text("The connection is lost"), gone=True)
 
 
 def test_a_tab_that_is_not_seen_holds_no_stream_and_catches_up_when_it_is(browser, folder):

@@ -45,7 +45,7 @@ export function RowReader({ name, shown, asked, ask }) {
       <input type="search" aria-label=${words.search} placeholder=${words.search} value=${search} onInput=${(event) => ask({ search: event.target.value })} />
       <span role="status">${list.answer && words.found(formatNumber(list.total, language))}</span>
     </div>
-    <p class="small">${words.notForTraining}</p>
+    <p class="small reader-note">${words.notForTraining}</p>
     <${Problem} error=${list.error} />
     <div class="reader">
       <${LongList} rows=${list} height=${ROW_PIXELS} label=${words.rowByRow}>
@@ -94,9 +94,9 @@ function Row({ name, mode, number, stamp }) {
       ${row.references.map((reference) => html`<${Said} text=${reference} />`)}
       ${row.keypoints.length > 0 && html`<p class="small">${words.keypoints}: ${row.keypoints.join('; ')}</p>`}
     </div>`}
+    <div class="two-sides"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
     <p class="actions"><${CopyButton} text=${asText(row, words)} label=${words.copyRow} what=${words.copyRow} />
       <${Link} class="button" to=${addressOf('talk', name, { question: row.question })}>${words.askInTalk}<//></p>
-    <div class="two-sides"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
   </article>`;
 }
 

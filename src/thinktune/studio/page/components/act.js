@@ -4,7 +4,7 @@ import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { get, startAct, stopAct, UNSEEN_MS, useServer } from '../server.js';
 import { formatDuration, formatNumber } from '../numbers.js';
-import { notify } from '../notify.js';
+import { askToNotify, mayAsk, notify } from '../notify.js';
 import * as file from '../words/common.js';
 import { Command } from './command.js';
 import { Problem } from './problem.js';
@@ -61,12 +61,20 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   if (!act) return html`<${Problem} error=${error} />`;
   return html`<section class="act" aria-label=${words.actOf(act.verb)} data-state=${act.state}>
     <p class="act-head"><${StateWord} state=${act.state} /> <${ActProgress} act=${act} />
-      ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
+      ${isAlive(act) && html`<${StopButton} act=${act} /><${NotifyButton} />`}</p>
     ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
     <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} name=${act.verb === 'check' ? 'stderr' : 'stdout'} />
     <${Problem} error=${error} />
   </section>`;
+}
+
+/** Button that asks the reader to allow notifications, until that is decided. */
+export function NotifyButton() {
+  const words = useWords(file);
+  const [asks, setAsks] = useState(mayAsk);
+  const ask = () => askToNotify().then(() => setAsks(mayAsk()));
+  return asks && html`<button type="button" class="quiet" onClick=${ask}>${words.notifyMe}</button>`;
 }
 
 /** The word of a state, as text and by a colour. */

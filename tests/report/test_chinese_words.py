@@ -57,7 +57,9 @@ def chinese_texts() -> Iterator[Path]:
     yield from sorted((ROOT / "docs").glob("*.zh.md"))
     report = Path(html.__file__).parent
     yield from sorted(path for ending in ("py", "jinja", "js") for path in report.rglob(f"*.{ending}"))
-    yield SERVE_PAGE / "words.js"
+    package = SERVE_PAGE.parents[1]
+    yield from (SERVE_PAGE / "words.js", package / "http" / "page" / "shared-words.js")
+    yield from sorted((package / "studio" / "page" / "words").glob("*.js"))
     yield from sorted((Path(html.__file__).parents[1] / "translation" / "zh").glob("*.json"))
 
 

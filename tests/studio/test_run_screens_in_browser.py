@@ -102,6 +102,41 @@ def test_rows_are_found_and_read_by_keyboard(browser, folder):
         page.locator(".row-line:focus", has_text="Question 4?").wait_for()
 
 
+def test_what_is_seen_of_the_rows_is_a_link_a_text_and_a_question(browser, folder):
+    models = [scripted_model(ScriptedBackend("Blood."))]
+    with (
+        studio_of(folder) as address,
+        served_act(folder, "runs/one", models),
+        open_page(browser, f"{address}/proof/runs/one", permissions=["clipboard-read", "clipboard-write"]) as page,
+    ):
+        page.get_by_text("became better 100").click()
+        page.get_by_role("searchbox").fill("question 29")
+        page.get_by_text("4 rows found").wait_for()
+        page.locator(".row-line", has_text="Question 292?").click()
+        page.locator(".opened article").wait_for()
+        other = page.context.new_page()
+        other.goto(page.url)
+        other.locator(".opened article h3", has_text="Question 292?").wait_for()
+        other.get_by_text("4 rows found").wait_for()
+        assert other.get_by_role("radio", name="became better 100").is_checked()
+        assert other.get_by_role("searchbox").input_value() == "question 29"
+        other.get_by_text("all 300").click()
+        other.get_by_role("searchbox").fill("")
+        assert other.url == f"{address}/proof/runs/one?row=v%3A292"
+        page.get_by_role("button", name="Copy the row").click()
+        page.get_by_role("button", name="Copied").wait_for()
+        copied = page.evaluate("navigator.clipboard.readText()")
+        assert copied.startswith("v:292\nQuestion 292?\n\n")
+        assert "\n\nBase\n" in copied
+        assert "\n\nTuned\n" in copied
+        page.get_by_role("link", name="Ask it in Talk").click()
+        box = page.frame_locator("iframe").locator("#question")
+        page.frame_locator("iframe").locator("#model option").first.wait_for(state="attached")
+        assert box.input_value() == "Question 292?"
+        box.press("Enter")
+        page.frame_locator("iframe").get_by_text("Blood.").wait_for()
+
+
 def test_an_evaluations_command_says_what_the_form_says(browser, folder):
     (folder / "own questions.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
     with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
@@ -180,6 +215,46 @@ def test_key_that_was_given_once_opens_the_chat_page_inside(browser, folder):
         chat.locator("#question").fill("Why?")
         chat.locator("#question").press("Enter")
         chat.get_by_text("Blood.").wait_for()
+
+
+def test_a_strangers_card_is_read_as_formatted_text_and_nothing_in_it_runs_or_loads(browser, folder):
+    hostile = """---
+license: mit
+---
+# Heart model
+
+| rows | right |
+|---|---|
+| 3 | 90 % |
+
+<script>window.ran = 1</script><img src=x onerror="window.ran = 2">
+
+![pixel](http://evil.example/p.png) [go](javascript:window.ran=3) [web](https://example.org/a) <a href="javascript:window.ran=4">x</a>
+
+<iframe src="http://evil.example"></iframe><style>body { display: none }</style><svg onload="window.ran = 5"></svg>
+
+[data](data:text/html,<script>1</script>) `code` **bold**
+"""
+    (folder / "runs/one/final/README.md").write_text(hostile)
+    with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.locator(".row-line").first.wait_for()
+        assert not any(
+            "marked" in one for one in page.evaluate("performance.getEntriesByType('resource').map(one => one.name)")
+        )
+        page.get_by_role("link", name="Take home").click()
+        card = page.get_by_role("group", name="card")
+        card.locator("h1[aria-level='3']", has_text="Heart model").wait_for()
+        card.get_by_role("cell", name="90 %").wait_for()
+        assert card.locator("strong").inner_text() == "bold"
+        assert card.locator("script, img, iframe, style, svg, object, embed, form").count() == 0
+        assert card.locator("a").evaluate_all("links => links.map(link => link.href)") == ["https://example.org/a"]
+        assert "license: mit" not in card.inner_text()
+        assert "<script>window.ran = 1</script>" in card.inner_text(), "what is left out is seen"
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.ran") is None
+        assert all(one.startswith(address) for one in asked)
 
 
 @EVERY_VIEW

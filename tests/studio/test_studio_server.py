@@ -101,8 +101,9 @@ def test_the_page_is_small_and_loads_nothing_from_elsewhere():
 
 
 def test_the_libraries_are_those_of_the_lock_file():
-    lines = (Path(__file__).parents[2] / "web" / "studio-libraries.sha256").read_text().splitlines()
-    named = dict(reversed(line.split()) for line in lines)
+    web = Path(__file__).parents[2] / "web"
+    files = (web / f"{name}.sha256" for name in ("shared-libraries", "studio-libraries"))
+    named = dict(reversed(line.split()) for file in files for line in file.read_text().splitlines())
     page = read_studio_page()
     assert set(named) == {name.removeprefix("libraries/") for name in page if name.startswith("libraries/")}
     for name, digest in named.items():

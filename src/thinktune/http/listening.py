@@ -88,7 +88,7 @@ def _own_address(version: int) -> str | None:
 
 
 def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
-    """Return uvicorn's HTTP protocol with a time limit for request heads; it closes connections that exceed it.
+    """Return uvicorn's HTTP protocol, sending at once, with a time limit for request heads: what exceeds it is closed.
 
     uvicorn itself waits forever for a head that arrives byte by byte. `H11Protocol` with its `cycle` and `transport` is
     a private API of uvicorn, which offers no other way: a new version may break this, and tests/serve would show it.
@@ -97,6 +97,11 @@ def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
     class H11ProtocolWithHeadTimeout(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            connection = transport.get_extra_info("socket")
+            if connection.family in (socket.AF_INET, socket.AF_INET6):
+                # asyncio does so only where the listening socket names its protocol, which `create_server` does not:
+                # each answer's body then waits 40 ms for the other side to acknowledge its head.
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.loop.call_later(seconds, self._close_if_idle, None)
 
         def _close_if_idle(self, cycle_before: object) -> None:

@@ -36,6 +36,7 @@ OWN_TITLE = BilingualText(
 )
 
 _CHINESE_HALF = "\n# 中文说明\n"  # how a card's begins
+_TO_CHINESE_HALF = "[中文说明](#中文说明)\n\n"  # which the page shows by its own switch
 _CARD_SIGNATURE = re.compile(r"\n*<!-- thinktune card [0-9a-f]{16} -->\s*\Z")
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n+", re.DOTALL)
 
@@ -131,7 +132,7 @@ def _card_text(text: str) -> BilingualText:
     A card of somebody's own may have no such halves; then it is the same in both.
     """
     body = _CARD_SIGNATURE.sub("\n", _FRONT_MATTER.sub("", text, count=1))
-    english, found, chinese = body.partition(_CHINESE_HALF)
+    english, found, chinese = body.replace(_TO_CHINESE_HALF, "", 1).partition(_CHINESE_HALF)
     return BilingualText(english, _CHINESE_HALF.lstrip() + chinese) if found else BilingualText(body, body)
 
 

@@ -425,6 +425,16 @@ function restoreTab() {
   const { open: id, draft } = store.readTab();
   open(store.readChat(id) ?? chats.newChat());
   writeQuestion(draft);
+  if (!draft) offerQuestion();
+}
+
+/** Put the question that the address offers (#question=…, from the studio) into its box; it is no draft until it is typed in. */
+function offerQuestion() {
+  const offered = new URLSearchParams(location.hash.slice(1)).get('question');
+  if (!offered) return;
+  history.replaceState(history.state, '', location.pathname + location.search);
+  byId('question').value = offered;
+  fit(byId('question'));
 }
 
 /** Put a question into its box, which grows with it, and keep it over a reload. */

@@ -1,10 +1,9 @@
 // One run as it goes on: its facts by server-sent events, asked for again whenever the stream ends.
 
 import { useEffect, useState } from './libraries/preact.js';
-import { get, inPath, streamEvents } from './server.js';
+import { get, inPath, streamEvents, UNSEEN_MS } from './server.js';
 
 const RETRY_MS = 2000;
-const UNSEEN_MS = 10_000; // a tab that is not seen still tells when its run ends
 const FINISHED_MS = 10_000; // a finished run is looked at again: it may be evaluated meanwhile
 
 /**
@@ -18,7 +17,11 @@ export function useRun(name) {
     const leaving = new AbortController();
     let stream = null; // its AbortController, while it is followed
     let timer = 0;
-    const show = (facts, live) => setState({ name, facts, error: null, live });
+    let shown = 0; // answers
+    const show = (facts, live) => {
+      shown++;
+      setState({ name, facts, error: null, live });
+    };
     const follow = async () => {
       const mine = (stream = new AbortController());
       let wait = RETRY_MS;
@@ -43,9 +46,10 @@ export function useRun(name) {
       else timer = setTimeout(askUnseen, UNSEEN_MS);
     };
     const again = async () => {
+      const before = shown;
       try {
         const facts = await get(`studio/run/${inPath(name)}`, { signal: leaving.signal });
-        show(facts, facts.state === 'running');
+        if (shown === before) show(facts, facts.state === 'running'); // else the stream was quicker, and tells what is newer
       } catch {
         // The stream tells of it.
       }

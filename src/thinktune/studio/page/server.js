@@ -4,6 +4,11 @@ import { useCallback, useEffect, useRef, useState } from './libraries/preact.js'
 import { root } from './router.js';
 
 export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
+export const UNSEEN_MS = 10_000; // between looks of a tab that nobody sees, for what may end meanwhile
+export const SLOW_MS = 240_000; // at most, for an answer that a process of its own makes
+const ANSWER_MS = 30_000; // at most, for any other; a connection may be open to nobody
+const STREAM_MS = 45_000; // at most, between two signs of life of a stream: the server gives one each 15 s
+const RETRY_MS = 3000; // of a server that did not answer
 const KEY = 'thinktune.key'; // the same as the chat page's, so a tab is asked once
 
 export class ServerError extends Error {
@@ -60,7 +65,30 @@ function refusalIn(request) {
   }
 }
 
-export const get = async (path, options) => (await call(path, options)).json();
+/** Fetch the JSON of an address; throws ServerError (UNREACHABLE) where it is not there after `waitMs`. */
+export async function get(path, { signal, waitMs = ANSWER_MS } = {}) {
+  const limit = limited(signal);
+  limit.wait(waitMs);
+  try {
+    return await (await call(path, { signal: limit.signal })).json();
+  } catch (error) {
+    throw limit.isOver() ? new ServerError(UNREACHABLE, 'no answer') : error;
+  } finally {
+    limit.end();
+  }
+}
+
+/** Return a signal that is aborted with another one, or when what `wait(ms)` waits for has not come. */
+function limited(other) {
+  const own = new AbortController();
+  let timer = 0;
+  return {
+    signal: other ? AbortSignal.any([own.signal, other]) : own.signal,
+    wait: (ms) => (clearTimeout(timer), (timer = setTimeout(() => own.abort(), ms))),
+    end: () => clearTimeout(timer),
+    isOver: () => own.signal.aborted && !other?.aborted,
+  };
+}
 
 /** Send a value as JSON and return what is answered. */
 export async function send(method, path, value) {
@@ -88,13 +116,44 @@ export const refreshAll = () => dispatchEvent(new Event('studio-refresh'));
 export const inPath = (name) => name.split('/').map(encodeURIComponent).join('/');
 
 /**
- * Keep the answer of an address: {value, error, refresh}. It is asked again when the tab is looked at, when something was
- * started or stopped, and every `everyMs` while the tab is visible. A tick waits for a slow answer. An answer to what was
- * asked before something was written is not taken: it is asked again. A null path asks nothing.
+ * Call `refresh` again when the tab is looked at, when something was started, stopped or written, and every `everyMs` while
+ * the tab is visible; while it is not, every `unseenMs`, or not at all. A tick waits for a slow answer: `isAsking()` tells.
+ * After an `error` of a server that did not answer it is tried again in any case.
  */
-export function useServer(path, everyMs = 0) {
+export function useAgain(refresh, isAsking, { everyMs, unseenMs = 0, error = null }) {
+  const seenMs = everyMs || (error?.status === UNREACHABLE ? RETRY_MS : 0);
+  useEffect(() => {
+    const events = ['studio-refresh', 'studio-key', 'focus'];
+    const tick = () => isAsking() || refresh();
+    let timer = 0;
+    const setTimer = () => {
+      clearInterval(timer);
+      const ms = document.visibilityState === 'visible' ? seenMs : unseenMs;
+      timer = ms ? setInterval(tick, ms) : 0;
+    };
+    const whenSeen = () => {
+      setTimer();
+      if (document.visibilityState === 'visible') refresh();
+    };
+    setTimer();
+    for (const name of events) addEventListener(name, refresh);
+    document.addEventListener('visibilitychange', whenSeen);
+    return () => {
+      clearInterval(timer);
+      for (const name of events) removeEventListener(name, refresh);
+      document.removeEventListener('visibilitychange', whenSeen);
+    };
+  }, [refresh, isAsking, seenMs, unseenMs]);
+}
+
+/**
+ * Keep the answer of an address: {value, error, refresh}. It is asked again as `useAgain` says. An answer to what was asked
+ * before something was written is not taken: it is asked again. A null path asks nothing.
+ */
+export function useServer(path, everyMs = 0, { unseenMs = 0, waitMs } = {}) {
   const [state, setState] = useState({ path: null, value: null, error: null });
   const asking = useRef(null); // {path, request, again} of the request under way
+  const isAsking = useCallback(() => asking.current !== null, []);
   const refresh = useCallback(async () => {
     if (!path) return;
     if (asking.current?.path === path) return void (asking.current.again = true);
@@ -102,41 +161,38 @@ export function useServer(path, everyMs = 0) {
     do {
       mine.again = false;
       try {
-        const value = await get(path, { signal: mine.request.signal });
+        const value = await get(path, { signal: mine.request.signal, waitMs });
         if (asking.current === mine && !mine.again) setState({ path, value, error: null });
       } catch (error) {
         if (error.name !== 'AbortError' && asking.current === mine && !mine.again) setState((before) => ({ path, value: before.path === path ? before.value : null, error }));
       }
     } while (mine.again && asking.current === mine);
     if (asking.current === mine) asking.current = null;
-  }, [path]);
+  }, [path, waitMs]);
   useEffect(() => {
     refresh();
-    const whenSeen = () => document.visibilityState === 'visible' && refresh();
-    const tick = () => asking.current || whenSeen();
-    const events = ['studio-refresh', 'studio-key', 'focus'];
-    for (const name of events) addEventListener(name, refresh);
-    document.addEventListener('visibilitychange', whenSeen);
-    const timer = everyMs ? setInterval(tick, everyMs) : 0;
     return () => {
-      clearInterval(timer);
-      for (const name of events) removeEventListener(name, refresh);
-      document.removeEventListener('visibilitychange', whenSeen);
       asking.current?.request.abort();
       asking.current = null;
     };
-  }, [path, everyMs, refresh]);
+  }, [refresh]);
   const mine = state.path === path;
-  return { value: mine ? state.value : null, error: mine ? state.error : null, refresh };
+  const error = mine ? state.error : null;
+  useAgain(refresh, isAsking, { everyMs, unseenMs, error });
+  return { value: mine ? state.value : null, error, refresh };
 }
 
-/** Yield the events of a stream, each as its parsed data, until it ends or `signal` is aborted. */
+/** Yield the events of a stream, each as its parsed data, until it ends or `signal` is aborted; throws where it falls silent. */
 export async function* streamEvents(path, signal) {
-  const reader = (await call(path, { signal })).body.pipeThrough(new TextDecoderStream()).getReader();
+  const limit = limited(signal);
+  limit.wait(STREAM_MS);
   let text = '';
+  let reader = null;
   try {
+    reader = (await call(path, { signal: limit.signal })).body.pipeThrough(new TextDecoderStream()).getReader();
     for (;;) {
       const { value, done } = await reader.read();
+      limit.wait(STREAM_MS);
       if (done) return;
       text += value;
       const events = text.split('\n\n');
@@ -146,7 +202,10 @@ export async function* streamEvents(path, signal) {
         if (data) yield JSON.parse(data);
       }
     }
+  } catch (error) {
+    throw limit.isOver() ? new ServerError(UNREACHABLE, 'no answer') : error;
   } finally {
-    reader.cancel().catch(() => {}); // whoever listens no longer gives the connection back
+    limit.end();
+    reader?.cancel().catch(() => {}); // whoever listens no longer gives the connection back
   }
 }

@@ -2,9 +2,9 @@
 
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
-import { get, startAct, stopAct, useServer } from '../server.js';
+import { get, startAct, stopAct, UNSEEN_MS, useServer } from '../server.js';
 import { formatBytes, formatDuration, formatNumber } from '../numbers.js';
-import { notify } from '../notify.js';
+import { askToNotify, mayAsk, notify } from '../notify.js';
 import * as file from '../words/common.js';
 import { Command } from './command.js';
 import { Problem } from './problem.js';
@@ -43,7 +43,7 @@ export function ActButton({ verb, label, onStart, disabled = false, strong = tru
 export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   const words = useWords(file);
   const [ended, setEnded] = useState(false);
-  const { value: act, error } = useServer(`studio/acts/${id}`, ended ? 0 : WATCH_MS);
+  const { value: act, error } = useServer(`studio/acts/${id}`, ended ? 0 : WATCH_MS, { unseenMs: ended ? 0 : UNSEEN_MS });
   const wasAlive = useRef(false);
   useEffect(() => {
     if (!act) return;
@@ -61,12 +61,20 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   if (!act) return html`<${Problem} error=${error} />`;
   return html`<section class="act" aria-label=${words.actOf(act.verb)} data-state=${act.state}>
     <p class="act-head"><${StateWord} state=${act.state} /> <${ActProgress} act=${act} />
-      ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
+      ${isAlive(act) && html`<${StopButton} act=${act} /><${NotifyButton} />`}</p>
     ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
     <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} name=${act.verb === 'check' ? 'stderr' : 'stdout'} />
     <${Problem} error=${error} />
   </section>`;
+}
+
+/** Button that asks the reader to allow notifications, until that is decided. */
+export function NotifyButton() {
+  const words = useWords(file);
+  const [asks, setAsks] = useState(mayAsk);
+  const ask = () => askToNotify().then(() => setAsks(mayAsk()));
+  return asks && html`<button type="button" class="quiet" onClick=${ask}>${words.notifyMe}</button>`;
 }
 
 /** The word of a state, as text and by a colour. */

@@ -7,8 +7,8 @@ import * as file from '../words/common.js';
 
 const SAYS_SO_MS = 1500;
 
-/** Button that copies a text and says so; `label` says what is copied, to those who do not see it. */
-export function CopyButton({ text, label }) {
+/** Button that copies a text and says so; `label` says what is copied, to those who do not see it, `what` to all. */
+export function CopyButton({ text, label, what = null }) {
   const words = useWords(file);
   const [copied, setCopied] = useState(false);
   const copy = async () => {
@@ -16,8 +16,8 @@ export function CopyButton({ text, label }) {
     setCopied(true);
     setTimeout(() => setCopied(false), SAYS_SO_MS);
   };
-  return html`<button type="button" class="quiet" aria-label=${copied ? words.copied : label} onClick=${copy}>
-    ${copied ? words.copied : words.copy}
+  return html`<button type="button" class=${what ? '' : 'quiet'} aria-label=${copied ? words.copied : label} onClick=${copy}>
+    ${copied ? words.copied : (what ?? words.copy)}
   </button>`;
 }
 

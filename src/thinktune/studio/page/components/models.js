@@ -3,7 +3,7 @@
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
-import { useServer } from '../server.js';
+import { SLOW_MS, useServer } from '../server.js';
 import * as file from '../words/plan.js';
 import { Problem } from './problem.js';
 
@@ -32,7 +32,7 @@ export function ModelChoice({ values, change, busy, card }) {
 function ModelTable({ card, current, onUse, busy }) {
   const words = useWords(file);
   const language = useLanguage();
-  const { value: held, error } = useServer(`studio/models?card=${encodeURIComponent(card)}`);
+  const { value: held, error } = useServer(`studio/models?card=${encodeURIComponent(card)}`, 0, { waitMs: SLOW_MS });
   if (!held) return html`<${Problem} error=${error} />${!error && html`<p role="status">${words.planning}</p>`}`;
   const billions = (count) => (count / 1e9).toFixed(1);
   const number = (count) => formatNumber(count, language);

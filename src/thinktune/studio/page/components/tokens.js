@@ -3,7 +3,7 @@
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
-import { get, inPath } from '../server.js';
+import { get, inPath, SLOW_MS } from '../server.js';
 import * as file from '../words/rows.js';
 import { Problem } from './problem.js';
 import { visible } from './visible.js';
@@ -25,7 +25,7 @@ export function Tokens({ name, version }) {
     now.asked.add(first);
     setState((before) => ({ ...before, busy: true }));
     try {
-      const value = await get(`studio/tokens/${inPath(name)}?from=${first}&count=${BATCH}`);
+      const value = await get(`studio/tokens/${inPath(name)}?from=${first}&count=${BATCH}`, { waitMs: SLOW_MS });
       now.total = value.total;
       value.rows.forEach((row, index) => now.rows.set(value.first + index, row));
       if (held.current === now) setState({ error: null, busy: false });

@@ -1,8 +1,8 @@
 // The first screen: what the folder holds, what goes on in it, and its runs.
 
 import { ActButton, ActProgress, isAlive, StateWord, StopButton } from '../components/act.js';
+import { LongList, useRows } from '../components/long-list.js';
 import { Problem } from '../components/problem.js';
-import { useWindow, VirtualTable } from '../components/virtual-table.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useCallback, useEffect, useState } from '../libraries/preact.js';
 import { formatNumber, formatTime } from '../numbers.js';
@@ -12,6 +12,7 @@ import * as file from '../words/home.js';
 
 const REFRESH_MS = 4000;
 const ROW_PX = 45;
+const nameOf = (run) => run.name;
 const COLUMNS = ['name', 'model', 'rows', 'state', 'best_loss', 'right', 'when'];
 
 export function Home() {
@@ -72,23 +73,23 @@ function Runs() {
   const [search, setSearch] = useState('');
   const [sort, setSort] = useState('-when');
   const [ticked, setTicked] = useState([]);
-  const fetchRuns = useCallback(async (first, count) => {
-    const query = new URLSearchParams({ first, count, sort, search });
-    const { runs, total } = await get(`studio/runs?${query}`);
+  const ask = useCallback(async (first, count, signal) => {
+    const { runs, total } = await get(`studio/runs?${new URLSearchParams({ first, count, sort, search })}`, { signal });
     return { rows: runs, total };
   }, [search, sort]);
-  const list = useWindow(fetchRuns, REFRESH_MS);
+  const list = useRows(ask, REFRESH_MS);
   const tick = (name) => setTicked((before) => (before.includes(name) ? before.filter((one) => one !== name) : [...before, name]));
-  if (!list.loaded) return html`<section><h2>${words.runs}</h2></section>`;
+  if (!list.answer && !list.error) return html`<section><h2>${words.runs}</h2></section>`;
   if (!list.total && !search) return html`<section><h2>${words.runs}</h2><${Problem} error=${list.error} /><p class="small">${words.noRuns}</p></section>`;
   return html`<section class="runs"><h2>${words.runs}</h2>
     <div class="bar"><input type="search" value=${search} onInput=${(event) => setSearch(event.target.value)} aria-label=${words.search} placeholder=${words.search} />
       <span class="small" role="status">${words.found(list.total)}</span></div>
     <${SideBySide} runs=${ticked} />
     <${Problem} error=${list.error} />
-    <${VirtualTable} total=${list.total} rowHeight=${ROW_PX} columns=${COLUMNS.length + 1} label=${words.tableLabel} look=${list.look}
-      head=${html`<tr><th class="tick"><span class="away">${words.sideBySide}</span></th>${COLUMNS.map((column) => html`<${SortHead} column=${column} sort=${sort} onSort=${setSort} />`)}</tr>`}
-      row=${(number) => html`<${RunRow} key=${list.rows.get(number)?.name ?? number} number=${number} run=${list.rows.get(number)} ticked=${ticked} tick=${tick} />`} />
+    <${LongList} rows=${list} height=${ROW_PX} label=${words.tableLabel} keyOf=${nameOf}
+      head=${html`<tr><th class="tick"><span class="away">${words.sideBySide}</span></th>${COLUMNS.map((column) => html`<${SortHead} column=${column} sort=${sort} onSort=${setSort} />`)}</tr>`}>
+      ${(run, index, stop) => html`<${RunCells} run=${run} stop=${stop} ticked=${ticked} tick=${tick} />`}
+    <//>
   </section>`;
 }
 
@@ -102,22 +103,20 @@ function SortHead({ column, sort, onSort }) {
   return html`<th class=${`col-${column}`} aria-sort=${order}><button type="button" class="quiet" onClick=${() => onSort(next)}>${words[column]}${chosen ? html`<span aria-hidden="true"> ${falls ? '↓' : '↑'}</span>` : ''}</button></th>`;
 }
 
-function RunRow({ number, run, ticked, tick }) {
+function RunCells({ run, stop, ticked, tick }) {
   const words = useWords(file);
   const language = useLanguage();
-  if (!run) return html`<tr class="row" aria-rowindex=${number + 2}><td colspan=${COLUMNS.length + 1}>…</td></tr>`;
+  if (!run) return html`<td colspan=${COLUMNS.length + 1}>…</td>`;
   const loss = (value) => (value == null ? '–' : value.toFixed(3));
   const progress = run.state === 'running' && run.steps ? words.step(run.step ?? 0, run.steps) : null;
-  return html`<tr class="row" aria-rowindex=${number + 2}>
-    <td class="tick"><input type="checkbox" checked=${ticked.includes(run.name)} onChange=${() => tick(run.name)} aria-label=${words.select(run.name)} /></td>
-    <td class="col-name"><${Link} to=${addressOf('train', run.name)} title=${run.name}>${run.name}<//></td>
+  return html`<td class="tick"><input type="checkbox" tabindex=${stop.tabindex} checked=${ticked.includes(run.name)} onChange=${() => tick(run.name)} aria-label=${words.select(run.name)} /></td>
+    <td class="col-name"><${Link} to=${addressOf('train', run.name)} title=${run.name} ...${stop}>${run.name}<//></td>
     <td class="col-model" title=${run.model}>${run.model}</td>
     <td class="col-rows">${run.rows == null ? '–' : formatNumber(run.rows, language)}</td>
     <td class="col-state"><${StateWord} state=${run.state} />${progress && html` <span class="small">${progress}</span>`}</td>
     <td class="col-best_loss">${loss(run.best_loss)}</td>
     <td class="col-right"><${Right} right=${run.right} /></td>
-    <td class="col-when">${run.changed_at ? formatTime(run.changed_at, language) : '–'}</td>
-  </tr>`;
+    <td class="col-when">${run.changed_at ? formatTime(run.changed_at, language) : '–'}</td>`;
 }
 
 function Right({ right }) {

@@ -131,7 +131,8 @@ function View({ view, name, recipe, checked, facts, catalogue, doubts, change, b
     case 'raw':
       return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} rowsKey=${rowsKey} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
     default:
-      return html`${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
+      return html`${!raw && !read && html`<p class="small">${words.rowsElsewhere}</p>`}
+        ${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>
           ${read && html`<p class="small"><${Sentence} text=${read.format} /></p>`}
           <${Mapping} key=${raw} recipe=${recipe} rows=${raw} read=${read?.mapping} change=${change} busy=${busy} /></section>`}
         ${facts?.rows_read > 0 && html`<section aria-labelledby="faults"><h2 id="faults">${words.faults}</h2>
@@ -144,9 +145,10 @@ function Account({ facts }) {
   const words = useWords(file);
   const language = useLanguage();
   if (facts.rows_read === undefined) return null;
+  const names = new Intl.DisplayNames(language, { type: 'language', fallback: 'code' });
   const figures = { read: facts.rows_read, trained: facts.train_rows, heldOut: facts.validation_rows, dropped: facts.dropped_rows, stopping: facts.stopping_rows };
-  return html`<dl class="account">${Object.entries(figures).filter(([key, count]) => count || key !== 'stopping').map(([key, count]) => html`<div key=${key} class=${key}>
+  return html`<dl class="account">${Object.entries(figures).filter(([key, count]) => count || key !== 'stopping').map(([key, count]) => html`<div key=${key} class=${count ? key : ''}>
     <dt>${words.account[key]}</dt><dd>${formatNumber(count ?? 0, language)}</dd></div>`)}
     <div><dt>${words.account.learned}</dt><dd>${formatNumber(facts.train_learned_tokens ?? 0, language)}</dd></div></dl>
-    ${Object.keys(facts.languages ?? {}).length > 0 && html`<p class="small">${words.languages(Object.entries(facts.languages).map(([code, count]) => `${code} ${formatNumber(count, language)}`).join(', '))}</p>`}`;
+    ${Object.keys(facts.languages ?? {}).length > 0 && html`<p class="small">${words.languages(Object.entries(facts.languages).map(([code, count]) => `${code ? names.of(code) : words.noLanguage} ${formatNumber(count, language)}`).join(', '))}</p>`}`;
 }

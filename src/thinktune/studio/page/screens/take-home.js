@@ -2,6 +2,7 @@
 
 import { ActButton, isAlive } from '../components/act.js';
 import { Command } from '../components/command.js';
+import { Markdown } from '../components/markdown.js';
 import { NewestAct, useNewestAct } from '../components/newest-act.js';
 import { Problem } from '../components/problem.js';
 import { useText } from '../components/texts.js';
@@ -110,5 +111,5 @@ function Card({ card, path }) {
   const text = useText();
   return html`<h2>${words.card}</h2>
     <p class="small">${words.cardHint(path)} ${card.edited ? words.cardEdited : ''}</p>
-    <div class="card-text" tabindex="0" role="group" aria-label=${words.card}>${text(card.text)}</div>`;
+    <div class="card card-text"><${Markdown} text=${text(card.text)} label=${words.card} /></div>`;
 }

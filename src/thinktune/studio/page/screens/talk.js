@@ -8,7 +8,7 @@ import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
-import { root } from '../router.js';
+import { readPlace, root } from '../router.js';
 import { inPath, useServer } from '../server.js';
 import * as file from '../words/talk.js';
 
@@ -20,6 +20,7 @@ export function Talk({ name }) {
   const words = useWords(file);
   const act = useNewestAct('serve', 'run', name); // whose fault is shown if it failed
   const [waits, setWaits] = useState(false);
+  const [question] = useState(() => readPlace().query.get('question')); // of a row of the proof
   const { value: talk, error } = useServer(`studio/talk/${inPath(name)}`, waits ? SOON_MS : LATER_MS);
   const served = talk?.served[0];
   const loading = Boolean(served && !served.ready);
@@ -34,17 +35,18 @@ export function Talk({ name }) {
       <p class="hint">${words.startHint}</p>
       <${VerbCommand} verb=${verb} />
     </div>`}
+    ${question && talk && !served && html`<p>${words.asks}</p><p class="as-written" lang="">${question}</p>`}
     ${loading && html`<p role="status">${words.loading}</p>`}
-    ${served?.ready && html`<${Chat} id=${served.id} />`}
+    ${served?.ready && html`<${Chat} id=${served.id} question=${question} />`}
     ${watched && html`<details class="fold" open=${!served?.ready}><summary>${words.server}</summary><${Act} id=${watched} key=${watched} /></details>`}
     ${talk && html`<${Said} talk=${talk} />`}`;
 }
 
-function Chat({ id }) {
+function Chat({ id, question }) {
   const words = useWords(file);
   const language = useLanguage(); // which the chat page reads when it is loaded; it keeps its chat and its draft
   const address = `${root}chat/${id}/`;
-  return html`<iframe class="chat-frame" key=${language} src=${address} title=${words.frame} allow="clipboard-write"></iframe>
+  return html`<iframe class="chat-frame" key=${language} src=${question ? `${address}#question=${encodeURIComponent(question)}` : address} title=${words.frame} allow="clipboard-write"></iframe>
     <p class="small"><a href=${address} target="_blank" rel="noopener">${words.alone}</a></p>`;
 }
 

@@ -1,6 +1,6 @@
 // The Train screen: one run, live. The run goes on without it.
 
-import { Act, ActButton, isAlive, Log, StateWord } from '../components/act.js';
+import { Act, ActButton, isAlive, Log, NotifyButton, StateWord } from '../components/act.js';
 import { Command } from '../components/command.js';
 import { Problem } from '../components/problem.js';
 import { RunCharts } from '../components/run-charts.js';
@@ -8,7 +8,7 @@ import { Samples } from '../components/samples.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { useRun } from '../live-run.js';
-import { askToNotify, mayAsk, notify } from '../notify.js';
+import { notify } from '../notify.js';
 import { formatDuration, formatNumber } from '../numbers.js';
 import { addressOf, Link, root } from '../router.js';
 import { inPath, refreshAll, send, useServer } from '../server.js';
@@ -119,7 +119,7 @@ function useQuiet(changedAt) {
 
 function Buttons({ facts, navigation }) {
   const words = useWords(file);
-  const [state, setState] = useState({ stopping: false, error: null, asks: mayAsk() });
+  const [state, setState] = useState({ stopping: false, error: null });
   useEffect(() => setState((before) => ({ ...before, stopping: false })), [facts.state]);
   const stop = async () => {
     setState((before) => ({ ...before, stopping: true, error: null })); // at once: a second stop would not save
@@ -130,16 +130,12 @@ function Buttons({ facts, navigation }) {
       setState((before) => ({ ...before, stopping: false, error }));
     }
   };
-  const ask = async () => {
-    await askToNotify();
-    setState((before) => ({ ...before, asks: mayAsk() }));
-  };
   const running = facts.state === 'running';
   return html`<div class="bar">
       ${running && facts.stoppable && html`<button type="button" disabled=${state.stopping || facts.stopping} onClick=${stop}>${words.stop}</button>`}
       ${!running && facts.state !== 'finished' && html`<${TrainButton} navigation=${navigation} label=${words.resume} />`}
       ${facts.report && html`<a class="button" href=${root + facts.report} target="_blank" rel="noopener">${words.openReport}</a>`}
-      ${running && state.asks && html`<button type="button" class="quiet" onClick=${ask}>${words.notifyMe}</button>`}
+      ${running && html`<${NotifyButton} />`}
     </div>
     ${running && (state.stopping || facts.stopping) && html`<p class="small" role="status">${words.stopping}</p>`}
     <${Problem} error=${state.error} />

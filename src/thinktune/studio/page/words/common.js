@@ -32,6 +32,7 @@ export const en = {
   stopNow: 'End it now',
   stopNowTrain: 'End it now; unsaved steps are lost',
   stopping: 'It stops where nothing is lost.',
+  notifyMe: 'Tell me when it ends',
   log: 'What it prints',
   loading: 'Loading…',
 };
@@ -68,6 +69,7 @@ export const zh = {
   stopNow: '立即结束',
   stopNowTrain: '立即结束（未保存的步会丢失）',
   stopping: '会在不丢失任何内容的地方停下。',
+  notifyMe: '结束时通知我',
   log: '输出',
   loading: '加载中…',
 };

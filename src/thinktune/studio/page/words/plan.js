@@ -121,7 +121,7 @@ export const zh = {
   time: '时间',
   timeIs: '含评测；',
   onTop: (list) => `不含${list.join('、')}`,
-  leftOut: { starting: '启动', saving: '保存', "the base's own answers": '基座自己的回答', 'the replies for averaging': '平均所需的回复' },
+  leftOut: { starting: '启动', saving: '保存', "the base's own answers": '基座模型自己的回答', 'the replies for averaging': '平均所需的回复' },
   unknownTime: '这张显卡或这个模型的速度未知',
   range: (range, unit) => `${range} ${unit}`,
   units: { hours: '小时', minutes: '分钟', seconds: '秒' },

@@ -1,51 +1,55 @@
 // Rows of an evaluation: found by outcome, set and words, and read with both replies side by side.
 
+import { CopyButton } from '../../components/command.js';
+import { LongList, useRows } from '../../components/long-list.js';
 import { Problem } from '../../components/problem.js';
 import { useText } from '../../components/texts.js';
-import { VirtualList } from '../../components/virtual-list.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html, useCallback, useEffect, useState } from '../../libraries/preact.js';
 import { formatNumber } from '../../numbers.js';
+import { addressOf, Link } from '../../router.js';
 import { get, inPath } from '../../server.js';
 import * as file from '../../words/proof.js';
 
 const ROW_PIXELS = 54;
 const TYPED_MS = 200;
+const MOST_NAMED = 200; // rows that name a row: itself, and those whose text does
 
-/** Show the rows of one mode; `shown` are its figures. */
-export function RowReader({ name, shown }) {
+/** Show the rows of one mode; `shown` are its figures, `asked` which rows and which of them is open, and `ask` changes that. */
+export function RowReader({ name, shown, asked, ask }) {
   const words = useWords(file);
   const language = useLanguage();
-  const [outcome, setOutcome] = useState('all');
-  const [set, setSet] = useState('');
-  const [search, setSearch] = useState('');
-  const [total, setTotal] = useState(null);
+  const { outcome, set, search } = asked;
   const [open, setOpen] = useState(null);
-  const [error, setError] = useState(null);
   const typed = useLater(search, TYPED_MS);
   const query = new URLSearchParams({ mode: shown.mode, outcome, named_set: set, search: typed }).toString();
-  const stamp = `${query} ${shown.settings.made} ${shown.rows}`;
-  const ask = useCallback((start, count) => get(`studio/proof-rows/${inPath(name)}?${query}&start=${start}&count=${count}`), [name, query]);
+  const find = useCallback((start, count, signal) => get(`studio/proof-rows/${inPath(name)}?${query}&start=${start}&count=${count}`, { signal }), [name, query]);
+  const list = useRows(find);
+  useEffect(() => void list.refresh(), [shown.settings.made, shown.rows]);
   useEffect(() => {
-    let gone = false;
-    ask(0, 1).then((found) => gone || (setTotal(found.total), setError(null)), (refused) => gone || setError(refused));
-    return () => (gone = true);
-  }, [ask, stamp]);
-  const fetchRows = async (start, count) => (await ask(start, count)).rows;
+    if (!asked.row) return;
+    const named = new URLSearchParams({ mode: shown.mode, search: asked.row, count: MOST_NAMED });
+    get(`studio/proof-rows/${inPath(name)}?${named}`).then(({ rows }) => setOpen(rows.find((one) => one.row === asked.row)?.number ?? null), () => {});
+  }, []); // as the address names it; a row keeps its name where the run is evaluated again
+  const choose = (row) => {
+    setOpen(row.number);
+    ask({ row: row.row });
+  };
   const counts = { all: shown.rows, ...shown.counts };
   return html`<h2 id="row-by-row">${words.rowByRow}</h2>
     <fieldset class="segments"><legend class="away">${words.outcome}</legend>
-      ${Object.entries(words.outcomes).map(([key, text]) => html`<label><input type="radio" name="outcome" checked=${outcome === key} onChange=${() => setOutcome(key)} />${text} ${formatNumber(counts[key], language)}</label>`)}
+      ${Object.entries(words.outcomes).map(([key, text]) => html`<label><input type="radio" name="outcome" checked=${outcome === key} onChange=${() => ask({ outcome: key })} />${text} ${formatNumber(counts[key], language)}</label>`)}
     </fieldset>
     <div class="finder">
-      <${SetChoice} sets=${shown.sets} value=${set} onChoose=${setSet} />
-      <input type="search" aria-label=${words.search} placeholder=${words.search} value=${search} onInput=${(event) => setSearch(event.target.value)} />
-      <span role="status">${total !== null && words.found(formatNumber(total, language))}</span>
+      <${SetChoice} sets=${shown.sets} value=${set} onChoose=${(set) => ask({ set })} />
+      <input type="search" aria-label=${words.search} placeholder=${words.search} value=${search} onInput=${(event) => ask({ search: event.target.value })} />
+      <span role="status">${list.answer && words.found(formatNumber(list.total, language))}</span>
     </div>
-    <${Problem} error=${error} />
+    <p class="small reader-note">${words.notForTraining}</p>
+    <${Problem} error=${list.error} />
     <div class="reader">
-      <${VirtualList} total=${total ?? 0} height=${ROW_PIXELS} stamp=${stamp} fetchRows=${fetchRows} label=${words.rowByRow} onChoose=${(row) => row && setOpen(row.number)}>
-        ${(row, index, properties) => html`<${RowLine} row=${row} isOpen=${row.number === open} properties=${properties} />`}
+      <${LongList} rows=${list} height=${ROW_PIXELS} label=${words.rowByRow}>
+        ${(row, index, stop) => html`<${RowLine} row=${row} isOpen=${row && row.number === open} stop=${stop} onChoose=${() => row && choose(row)} />`}
       <//>
       <div class="opened">${open === null ? html`<p class="small">${words.choose}</p>` : html`<${Row} name=${name} mode=${shown.mode} number=${open} stamp=${shown.settings.made} />`}</div>
     </div>`;
@@ -60,12 +64,12 @@ function SetChoice({ sets, value, onChoose }) {
   </select></label>`;
 }
 
-function RowLine({ row, isOpen, properties }) {
+function RowLine({ row, isOpen, stop, onChoose }) {
   const words = useWords(file);
   const text = useText();
-  return html`<button type="button" class="row-line" aria-current=${isOpen ? 'true' : null} ...${properties}>
+  return html`<button type="button" class="row-line" aria-current=${isOpen ? 'true' : null} onClick=${onChoose} ...${stop}>${row ? html`
     <span class="asked" lang="">${row.question}</span>
-    <span class="place">${row.outcome && html`<b class=${row.outcome}>${words.become[row.outcome]}</b> · `}${text(row.set)} · ${row.row}${row.apart ? ` · ${words.setApart}` : ''}</span>
+    <span class="place">${row.outcome && html`<b class=${row.outcome}>${words.become[row.outcome]}</b> · `}${text(row.set)} · ${row.row}${row.apart ? ` · ${words.setApart}` : ''}</span>` : '…'}
   </button>`;
 }
 
@@ -91,7 +95,16 @@ function Row({ name, mode, number, stamp }) {
       ${row.keypoints.length > 0 && html`<p class="small">${words.keypoints}: ${row.keypoints.join('; ')}</p>`}
     </div>`}
     <div class="two-sides"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
+    <p class="actions"><${CopyButton} text=${asText(row, words)} label=${words.copyRow} what=${words.copyRow} />
+      <${Link} class="button" to=${addressOf('talk', name, { question: row.question })}>${words.askInTalk}<//></p>
   </article>`;
+}
+
+/** Return all of a row as a text, to be sent to somebody. */
+function asText(row, words) {
+  const side = (title, { reasoning, answer }) => [title, reasoning && `${words.reasoning}: ${reasoning}`, answer || words.noAnswer].filter(Boolean).join('\n');
+  const reference = [...row.references, ...row.keypoints].join('\n');
+  return [`${row.row}\n${row.question}`, reference && `${words.reference}\n${reference}`, side(words.base, row.base), side(words.tuned, row.tuned)].filter(Boolean).join('\n\n');
 }
 
 function Reply({ title, reply }) {

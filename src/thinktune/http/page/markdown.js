@@ -1,16 +1,17 @@
-// Markdown of a reply to elements: sanitised, readable in any direction, and each part that is too wide scrolls alone.
-// HTML in a reply is shown as text.
+// Markdown of a stranger (a reply, a card) to elements: sanitised, readable in any direction, and each part that is too
+// wide scrolls alone. HTML in it is shown as text. Formulas are drawn where the page has loaded Temml.
 
 import { copyButton } from './copy.js';
 import { blocksOf, htmlOf } from './dialect.js';
-import { words } from './words.js';
+import './libraries/purify.min.js';
+import { sharedWords } from './shared-words.js';
 
 const LINK = /^(?:https?|mailto):/i;
 const FORMULA_STYLES = /^(?:border|padding|margin|width|height|min-width|text-align|vertical-align|color|background-color)(?:-[a-z]+)*$/;
 const PLAIN_STYLE = /^(?!.*url)[-\w#%.,() ]*$/i;
 const RIGHT_TO_LEFT = /[\p{sc=Arab}\p{sc=Hebr}\p{sc=Syrc}\p{sc=Thaa}\p{sc=Nkoo}]/u;
 const LONG_FORMULA = 24; // in a line, by letters; browsers break no formula, and a phone is less wide
-const REPLY_LEVEL = 3; // of the heading of a reply, for screen readers
+const LEVEL_ABOVE = 3; // of the heading that a reply stands below, for screen readers
 
 const SANITISED = {
   USE_PROFILES: { html: true, mathMl: true },
@@ -29,9 +30,9 @@ const shown = new WeakMap(); // by element: its text's blocks as written, and th
 
 /**
  * Show a text as Markdown inside an element. Of a text that grows, only the blocks that changed are drawn again: what a
- * user has selected, focused or scrolled in the others stays so.
+ * user has selected, focused or scrolled in the others stays so. `levelAbove` is that of the heading above the element.
  */
-export function showMarkdown(text, element) {
+export function showMarkdown(text, element, levelAbove = LEVEL_ABOVE) {
   const blocks = blocksOf(text);
   const links = JSON.stringify(blocks.links ?? {}); // a definition below changes what is above it
   const before = shown.get(element);
@@ -45,28 +46,30 @@ export function showMarkdown(text, element) {
   for (const [at, { raw, type }] of added.entries()) drawn.push({ raw, type, nodes: [...frames[at].children] });
   for (const { nodes } of drawn.slice(same)) element.append(...nodes);
   shown.set(element, { links, drawn });
-  setLevels(element);
+  setLevels(element, levelAbove);
 }
 
-/** Rank the headings of a reply below its own, without a gap: a model may begin with ### and go on with #####. */
-function setLevels(element) {
+/** Rank the headings of a text below the one above it, without a gap: a model may begin with ### and go on with #####. */
+function setLevels(element, levelAbove) {
   const above = []; // the written ranks of the headings around this one
   for (const heading of element.querySelectorAll('h1, h2, h3, h4, h5, h6')) {
     const rank = Number(heading.localName[1]);
     while (above.length && above.at(-1) >= rank) above.pop();
     above.push(rank);
-    heading.ariaLevel = String(REPLY_LEVEL + above.length);
+    heading.ariaLevel = String(levelAbove + above.length);
   }
 }
 
 /** Convert blocks to elements, those of each in a frame of their own: the sanitiser takes its time for every call. */
 function elementsOf(blocks) {
+  const words = sharedWords();
   const html = blocks.map((block) => `<div>${htmlOf(block)}</div>`).join('');
   const part = window.DOMPurify.sanitize(html, SANITISED);
   for (const link of part.querySelectorAll('a')) {
     link.target = '_blank';
     link.rel = 'noopener noreferrer';
   }
+  for (const head of part.querySelectorAll('th')) if (!head.textContent.trim()) head.replaceWith(document.createElement('td')); // it heads nothing
   for (const table of part.querySelectorAll('table')) {
     table.dir = RIGHT_TO_LEFT.test(/\p{L}/u.exec(table.textContent)?.[0] ?? '') ? 'rtl' : 'ltr'; // the order of its columns
     frame(table, 'table', words.table);
@@ -94,6 +97,7 @@ function frame(wide, kind, label) {
 
 /** Put a head over code: its language, and a button that copies it. */
 function frameCode(pre) {
+  const words = sharedWords();
   const language = pre.firstElementChild.textContent; // no attribute: the sanitiser drops those in which a comment ends
   pre.firstElementChild.remove();
   pre.tabIndex = 0;

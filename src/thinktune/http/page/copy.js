@@ -1,7 +1,7 @@
 // Buttons that copy a text, and say that they did.
 
 import { copyText } from './clipboard.js';
-import { words } from './words.js';
+import { sharedWords } from './shared-words.js';
 
 const SAYS_SO_MS = 1500;
 
@@ -14,8 +14,9 @@ export function copyButton(label, text, name = '') {
   if (name) button.ariaLabel = name;
   button.onclick = async () => {
     await copyText(text);
-    button.textContent = words.copied;
-    if (name) button.ariaLabel = words.copied;
+    const { copied } = sharedWords();
+    button.textContent = copied;
+    if (name) button.ariaLabel = copied;
     setTimeout(() => {
       button.textContent = label;
       if (name) button.ariaLabel = name;

@@ -1,5 +1,6 @@
 """Navigation between the screens of a recipe and its run: where each leads, and the word of its state."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI
@@ -38,17 +39,16 @@ def find_recipe_and_run(folder: StudioFolder, name: str) -> RecipeAndRun:
     return RecipeAndRun(own, name if own else None)
 
 
-def screen_states(studio: Studio, found: RecipeAndRun) -> dict[str, str]:
+def screen_states(folder: StudioFolder, found: RecipeAndRun, acts: Sequence[Act]) -> dict[str, str]:
     """Return the word of each screen's state, where there is one: that of its newest act, or of what was made."""
     states: dict[str, str] = {}
-    acts = studio.acts.list()
     for screen, verb in VERB_OF.items():
         wanted = found.recipe if screen in RECIPE_SCREENS else found.run
         of_verb = (act for act in acts if act.verb == verb and wanted in act.about.values())
         if wanted and (newest := next(of_verb, None)):
             states[screen] = _word(screen, newest)
-    if found.run and RunFolder(studio.folder.path / found.run).is_run:
-        run = RunFolder(studio.folder.path / found.run)
+    if found.run and RunFolder(folder.path / found.run).is_run:
+        run = RunFolder(folder.path / found.run)
         states["train"] = quick_state(run.path)
         if run.evaluation().report.is_file():
             states.setdefault("proof", "finished")
@@ -68,8 +68,9 @@ def add_navigation_routes(app: FastAPI, studio: Studio) -> None:
 
     def show_navigation(name: str) -> Response:
         found = find_recipe_and_run(studio.folder, name)
-        states = screen_states(studio, found)
-        trains = (one for one in studio.acts.list() if one.verb == "train" and one.about.get("recipe") == found.recipe)
+        acts = studio.acts.list()
+        states = screen_states(studio.folder, found, acts)
+        trains = (one for one in acts if one.verb == "train" and one.about.get("recipe") == found.recipe)
         training = next(trains, None) if found.recipe else None
         begun = found.run is not None and RunFolder(studio.folder.path / found.run).is_run
         screens: dict[str, dict[str, str | None]] = {}

@@ -15,6 +15,12 @@ export function formatDuration(seconds) {
 export const formatTime = (seconds, language = 'en') =>
   new Intl.DateTimeFormat(language === 'zh' ? 'zh-CN' : 'en', { dateStyle: 'medium', timeStyle: 'short' }).format(seconds * 1000);
 
+/** Return a written date (ISO 8601) as the reader writes it; what is none stays as it is. */
+export function formatWritten(date, language) {
+  const at = Date.parse(date);
+  return Number.isNaN(at) ? date : formatTime(at / 1000, language);
+}
+
 /** Format bytes with a unit of 1024. */
 export function formatBytes(bytes) {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];

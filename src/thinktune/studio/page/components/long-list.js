@@ -99,7 +99,7 @@ export function LongList({ rows, height, label, head = null, keyOf = null, child
 
   useLayoutEffect(() => { // what is read stays where it is
     const { answer, key, index } = former.current;
-    const place = key && answer !== rows.answer && view.top > 0 ? rows.answer.rows.findIndex((row) => keyOf(row) === key) : -1;
+    const place = key && answer !== rows.answer && box.current.scrollTop > 0 ? rows.answer.rows.findIndex((row) => keyOf(row) === key) : -1;
     if (place >= 0 && rows.first + place !== index) scrollTo(box.current.scrollTop + (rows.first + place - index) * height);
     former.current = { answer: rows.answer, key: keyOf && rows.at(top) && keyOf(rows.at(top)), index: top };
   });

@@ -3,7 +3,7 @@
 import { useLanguage, useWords } from '../language.js';
 import { html, useCallback, useEffect, useRef, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
-import { get, inPath } from '../server.js';
+import { get, inPath, SLOW_MS } from '../server.js';
 import * as file from '../words/rows.js';
 import { LongList, useRows } from './long-list.js';
 import { Problem } from './problem.js';
@@ -30,7 +30,7 @@ export function RawRows({ name, rowsKey = null }) {
   }, [typed]);
   const ask = useCallback(async (first, count, signal) => {
     const asked = `from=${first}&count=${count}&search=${encodeURIComponent(search)}${keyQuery(rowsKey)}`;
-    const { total, found, ...others } = await get(`studio/rows/${inPath(name)}?${asked}`, { signal });
+    const { total, found, ...others } = await get(`studio/rows/${inPath(name)}?${asked}`, { signal, waitMs: SLOW_MS }); // a search reads the whole file
     return { ...others, total: found ?? total, found, all: total };
   }, [name, search, rowsKey]);
   const list = useRows(ask, (answer) => (answer?.is_whole ? 0 : GROWS_MS));

@@ -9,7 +9,7 @@ import { useText } from '../components/texts.js';
 import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
-import { formatBytes, formatTime } from '../numbers.js';
+import { formatBytes, formatWritten } from '../numbers.js';
 import { inPath, useServer } from '../server.js';
 import * as file from '../words/take-home.js';
 
@@ -74,7 +74,7 @@ function Made({ made, isScript }) {
   const words = useWords(file);
   const language = useLanguage();
   const { check } = made;
-  return html`<p class="small better">✓ ${words.made(formatTime(Date.parse(made.made) / 1000, language), formatBytes(made.bytes))}</p>
+  return html`<p class="small better">✓ ${words.made(formatWritten(made.made, language), formatBytes(made.bytes))}</p>
     ${check ? html`<p class="small">${words.checked(check.equal, check.questions, made.engine)}</p>` : html`<p class=${`small ${isScript ? '' : 'warning'}`}>${isScript ? words.script : words.unchecked(made.unchecked)}</p>`}
     ${made.notes.map((note) => html`<p class="small">${words.note}: ${note}</p>`)}
     <${Command} line=${made.command} />`;

@@ -3,7 +3,7 @@
 import { Drawing, Figure, useText } from '../../components/texts.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html } from '../../libraries/preact.js';
-import { formatNumber, formatTime } from '../../numbers.js';
+import { formatNumber, formatWritten } from '../../numbers.js';
 import * as file from '../../words/proof.js';
 
 /** Show all figures of one mode. */
@@ -19,7 +19,7 @@ export function Figures({ shown }) {
     ${shown.judge && html`<p class="small">${text(shown.judge)}</p>`}
     ${shown.exams.length > 0 && html`<h2>${words.examsTitle}</h2>`}
     ${shown.exams.map((exam) => html`<${Exam} key=${exam.name} exam=${exam} />`)}
-    ${sampling && html`<p class="small">${words.settings(sampling.max_new_tokens, sampling.temperature ? words.temperature(sampling.temperature) : words.greedy)} ${shown.settings.made && formatTime(Date.parse(shown.settings.made) / 1000, language)}</p>`}
+    ${sampling && html`<p class="small">${words.settings(sampling.max_new_tokens, sampling.temperature ? words.temperature(sampling.temperature) : words.greedy)} ${shown.settings.made && formatWritten(shown.settings.made, language)}</p>`}
   </section>`;
 }
 

@@ -11,7 +11,6 @@ from support.scripted_teacher import teaching
 from support.studio_process import StudioProcess, wait_until
 
 from thinktune.files import read_json
-from thinktune.run.lock import is_held
 
 pytestmark = pytest.mark.slow
 DEAD = "The studio does not answer"
@@ -184,7 +183,7 @@ def test_work_that_was_killed_has_died_and_is_begun_again(browser, folder, teach
         work.begin(page, teacher)
         studio.kill_act(studio.living(work.verb))
         page.locator(".act[data-state=died]").wait_for()
-        page.locator(".act .state.died").wait_for()
+        page.get_by_text("It was killed before it could say why").wait_for()
         work.begin(page, teacher)
         work.done(page)
         assert len(studio.acts(work.verb)) == 2
@@ -226,7 +225,10 @@ def test_a_comparison_that_was_killed_is_made_again(browser, folder):
 
 def test_an_upload_that_the_server_did_not_outlive_leaves_nothing_and_is_sent_again(browser, folder):
     rows = folder.parent / "many.jsonl"
-    rows.write_text(20_000 * '{"question": "Where is the lake?", "answer": "It is in Orlam, behind the hill, in the valley of the Tivon."}\n')
+    rows.write_text(
+        20_000
+        * '{"question": "Where is the lake?", "answer": "It is in Orlam, behind the hill, in the valley of the Tivon."}\n'
+    )
     with StudioProcess(folder) as studio, tab(browser, studio, "rows") as page:
         network = page.context.new_cdp_session(page)
         slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 300_000}

@@ -17,6 +17,11 @@ const REST_MS = 1000; // of a stop's button
 /** Return true while an act waits or runs. */
 export const isAlive = (act) => act?.state === 'waiting' || act?.state === 'running';
 
+const SIGKILL = 9;
+
+/** Return true for an act that ended without a word of its own: its process, or its verb, was killed. */
+const wasKilled = (act) => act.state === 'died' || (act.state === 'failed' && act.code === -SIGKILL);
+
 /** Button that starts a verb, then calls `onStart` with the act; a refusal is shown below it. */
 export function ActButton({ verb, label, onStart, disabled = false, strong = true }) {
   const [state, setState] = useState({ busy: false, error: null });
@@ -62,6 +67,7 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   return html`<section class="act" aria-label=${words.actOf(act.verb)} data-state=${act.state}>
     <p class="act-head"><${StateWord} state=${act.state} /> <${ActProgress} act=${act} />
       ${isAlive(act) && html`<${StopButton} act=${act} />`}</p>
+    ${wasKilled(act) && html`<p class="problem" role="alert">${words.killed}</p>`}
     ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
     <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} name=${act.verb === 'check' ? 'stderr' : 'stdout'} />

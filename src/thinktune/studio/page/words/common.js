@@ -32,6 +32,7 @@ export const en = {
   stopNow: 'End it now',
   stopNowTrain: 'End it now; unsaved steps are lost',
   stopping: 'It stops where nothing is lost.',
+  killed: 'It was killed before it could say why: memory may have run out, or the machine went down. Start it again.',
   log: 'What it prints',
   loading: 'Loading…',
 };
@@ -68,6 +69,7 @@ export const zh = {
   stopNow: '立即结束',
   stopNowTrain: '立即结束（未保存的步会丢失）',
   stopping: '会在不丢失任何内容的地方停下。',
+  killed: '它被强行终止，来不及说明原因：可能是内存不足，也可能是机器断电或重启。请重新开始。',
   log: '输出',
   loading: '加载中…',
 };

@@ -1,44 +1,22 @@
 """The studio's server, or the work of a screen, is killed at every screen: the page says so, and everything goes on."""
 
-import json
 import shutil
-from contextlib import contextmanager
 
 import pytest
-import yaml
-from support.runs import small_tree
 from support.scripted_teacher import teaching
-from support.studio_process import StudioProcess, wait_until
+from support.studio_process import StudioProcess, tab, wait_until
+from support.trained_folder import make_trained_folder
 
 from thinktune.files import read_json
 
 pytestmark = pytest.mark.slow
 DEAD = "The studio does not answer"
 LOST = "The connection is lost"  # as Train says it, whose stream breaks
-SUMS = [{"question": f"What is {first} + {first + 2}?", "answer": str(2 * first + 2)} for first in range(3, 9)]
 
 
 @pytest.fixture(scope="module")
 def trained(browser, tmp_path_factory):
-    """Make a folder with a run that is finished, one that can go on for long, and sums for a teacher."""
-    from thinktune import train
-
-    outside = tmp_path_factory.mktemp("kills")
-    tree = small_tree(outside / "made") | {"name": "small"}
-    folder = outside / "folder"
-    folder.mkdir()
-    shutil.copy(outside / "made" / "rows.jsonl", folder)
-    tree["data"]["name"], tree["runs_folder"] = "rows.jsonl", "runs"
-    (folder / "small.yaml").write_text(yaml.safe_dump(tree))
-    long = tree | {"name": "long", "train": tree["train"] | {"epochs": 4000, "evaluate_every_steps": 1000}}
-    (folder / "long.yaml").write_text(yaml.safe_dump(long))
-    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SUMS))
-    sums = {"model": tree["model"], "data": {"name": "sums.jsonl", "max_tokens": 200}}
-    (folder / "sums.yaml").write_text(yaml.safe_dump(sums))
-    with pytest.MonkeyPatch.context() as here:
-        here.chdir(folder)
-        train("small.yaml")
-    return folder
+    return make_trained_folder(tmp_path_factory.mktemp("kills"))
 
 
 @pytest.fixture
@@ -123,19 +101,6 @@ class Thinking:
 
 
 WORK = {"rows": Check("rows"), "plan": Check("plan"), "proof": Evaluation(), "talk": Chat(), "take-home": Export(), "think": Thinking()}  # fmt: skip
-
-
-@contextmanager
-def tab(browser, studio, place=""):
-    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
-    context.set_default_timeout(60_000)
-    page = context.new_page()
-    faults = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"{studio.address}/{place}")
-    yield page
-    context.close()
-    assert not faults
 
 
 def half_written(folder):

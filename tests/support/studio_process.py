@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 from thinktune.files import read_json
 from thinktune.run.lock import is_held
@@ -30,9 +31,9 @@ def wait_until(happens, seconds=PATIENCE_SECONDS):
 class StudioProcess:
     """`thinktune studio` over a folder, at one port, as a context manager; what it started ends with the block."""
 
-    def __init__(self, folder, **environment):
+    def __init__(self, folder, environment=None):
         self.folder, self.port = folder, free_port()
-        self.environment = os.environ | environment
+        self.environment = dict(environment or os.environ)
         self.process = None
 
     @property
@@ -76,3 +77,17 @@ class StudioProcess:
                 except ProcessLookupError:
                     continue
             wait_until(lambda: not is_held(act.lock))
+
+
+@contextmanager
+def tab(browser, studio, place=""):
+    """Yield a tab with a studio that may die; the page's own code may not fail."""
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, locale="en-US")
+    context.set_default_timeout(1000 * PATIENCE_SECONDS)
+    page = context.new_page()
+    faults = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"{studio.address}/{place}")
+    yield page
+    context.close()
+    assert not faults

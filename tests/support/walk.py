@@ -123,5 +123,6 @@ class Pictures:
 
         images = [Image.open(io.BytesIO(png)).convert("RGB").resize(FILM_SIZE) for png, _ in self.frames]
         times = [shown for _, shown in self.frames]
-        options = {"duration": times, "loop": 0, "quality": 55, "method": 6, "minimize_size": True}
+        # Each frame is whole (kmax): differences alone would leave shadows of former ones.
+        options = {"duration": times, "loop": 0, "quality": 55, "method": 4, "kmin": 0, "kmax": 1}
         images[0].save(self.folder / "walk.webp", save_all=True, append_images=images[1:], **options)

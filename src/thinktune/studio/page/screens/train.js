@@ -138,6 +138,7 @@ function Buttons({ facts, way }) {
   return html`<div class="bar">
       ${running && facts.stoppable && html`<button type="button" disabled=${state.stopping || facts.stopping} onClick=${stop}>${words.stop}</button>`}
       ${!running && facts.state !== 'finished' && html`<${TrainButton} way=${way} label=${words.resume} />`}
+      ${facts.state === 'finished' && html`<${Link} class="button strong" to=${addressOf('proof', facts.run)}>${words.onToProof}<//> <${Link} class="button" to=${addressOf('talk', facts.run)}>${words.onToTalk}<//>`}
       ${facts.report && html`<a class="button" href=${root + facts.report} target="_blank" rel="noopener">${words.openReport}</a>`}
       ${running && state.asks && html`<button type="button" class="quiet" onClick=${ask}>${words.notifyMe}</button>`}
     </div>

@@ -26,7 +26,7 @@ export const en = {
   actOf: (verb) => `thinktune ${verb}`,
   actEnded: (verb, state) => `thinktune ${verb}: ${state}`,
   working: 'Working…',
-  work: { steps: 'steps', rows: 'rows', 'card is in use': 'waits for the card, which another run uses' },
+  work: (what) => what.replace(/^card is in use$/, 'waits for the card, which another run uses'),
   left: (time) => `${time} left`,
   stop: 'Stop',
   stopNow: 'End it now',
@@ -36,6 +36,15 @@ export const en = {
   log: 'What it prints',
   loading: 'Loading…',
 };
+
+// What verbs count, as they name it.
+const WORK = [
+  [/^card is in use$/, '显卡正被另一个训练占用，等待中'],
+  [/^steps$/, '步'], [/^rows$/, '行'], [/^own answers$/, '模型自己的回答'], [/^held-out rows measured$/, '已测量的留出数据'],
+  [/^verdicts$/, '裁判模型的结论'], [/^general questions$/, '通用题'],
+  [/^base replies/, '基座模型的回复'], [/^tuned replies/, '训练后模型的回复'], [/ without thinking$/, '（不思考）'], [/ with thinking$/, '（思考）'],
+  [/^MiB of (.+)$/, '$1（MiB）'], [/^replies of thinktune's own engine$/, 'thinktune 自己的引擎的回复'], [/^questions answered by (.+)$/, '$1 已回答的问题'],
+];
 
 export const zh = {
   skip: '跳到正文',
@@ -63,7 +72,7 @@ export const zh = {
   actOf: (verb) => `thinktune ${verb}`,
   actEnded: (verb, state) => `thinktune ${verb}：${state}`,
   working: '进行中…',
-  work: { steps: '步', rows: '行', 'card is in use': '显卡正被另一个训练占用，等待中' },
+  work: (what) => WORK.reduce((text, [part, chinese]) => text.replace(part, chinese), what),
   left: (time) => `剩余 ${time}`,
   stop: '停止',
   stopNow: '立即结束',

@@ -31,9 +31,10 @@ export function Train({ name }) {
 
 function NotBegun({ way, name }) {
   const words = useWords(file);
+  const { value: act } = useServer(way.act ? `studio/acts/${way.act}` : null, WAY_MS);
   return html`<h1>${way.run ?? name}</h1>
-    <p>${words.notBegun}</p>
-    ${way.screens.train.state === 'waiting' && html`<p class="small">${words.waitingFor}</p>`}
+    <p>${isAlive(act) && !act.progress?.waits ? words.starting : words.notBegun}</p>
+    ${act?.progress?.waits && html`<p class="small">${words.waitingFor}</p>`}
     ${way.act && html`<${Act} id=${way.act} key=${way.act} openLog />`}
     <${TrainButton} way=${way} label=${words.begin} />`;
 }

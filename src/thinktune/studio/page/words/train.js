@@ -3,6 +3,7 @@
 export const en = {
   title: 'Train',
   notBegun: 'This run has not begun.',
+  starting: 'It starts: the rows are read and the model is loaded.',
   begin: 'Start training',
   waitingFor: 'It begins when the card is free; you may close this page.',
   resume: 'Resume',
@@ -52,6 +53,7 @@ export const en = {
 export const zh = {
   title: '训练',
   notBegun: '这个训练还没有开始。',
+  starting: '正在启动：读取数据，加载模型。',
   begin: '开始训练',
   waitingFor: '显卡空闲后会自动开始；可以关闭本页。',
   resume: '继续训练',

@@ -3,14 +3,15 @@
 import { Drawing, Figure, useText } from '../../components/texts.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html } from '../../libraries/preact.js';
-import { formatNumber } from '../../numbers.js';
+import { formatNumber, formatTime } from '../../numbers.js';
 import * as file from '../../words/proof.js';
 
 /** Show all figures of one mode. */
 export function Figures({ shown }) {
   const words = useWords(file);
   const text = useText();
-  const { sampling } = shown.settings;
+  const language = useLanguage();
+  const { sampling, made } = shown.settings;
   return html`<section aria-label=${words[shown.mode]}>
     ${shown.verdicts.map((verdict) => html`<p class="verdict">${text(verdict)}</p>`)}
     ${shown.sets.map((set) => html`<${QuestionSet} key=${set.name} set=${set} />`)}
@@ -18,7 +19,7 @@ export function Figures({ shown }) {
     ${shown.judge && html`<p class="small">${text(shown.judge)}</p>`}
     ${shown.exams.length > 0 && html`<h2>${words.examsTitle}</h2>`}
     ${shown.exams.map((exam) => html`<${Exam} key=${exam.name} exam=${exam} />`)}
-    ${sampling && html`<p class="small">${words.settings(sampling.max_new_tokens, sampling.temperature ? words.temperature(sampling.temperature) : words.greedy)} ${shown.settings.made}</p>`}
+    ${sampling && html`<p class="small">${words.settings(sampling.max_new_tokens, sampling.temperature ? words.temperature(sampling.temperature) : words.greedy)} ${made && formatTime(Date.parse(made) / 1000, language)}</p>`}
   </section>`;
 }
 

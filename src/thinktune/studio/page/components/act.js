@@ -88,7 +88,7 @@ export function ActProgress({ act }) {
   const { progress } = act;
   if (!isAlive(act)) return null;
   if (!progress?.what || (progress.total && progress.done >= progress.total)) return html`<span class="small">${words.working}</span>`;
-  const what = words.work(progress.what);
+  const what = words.work(String(progress.what));
   if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${formatNumber(progress.done, language)}` : ''}</span>`;
   const counted = `${formatNumber(progress.done, language)} / ${formatNumber(progress.total, language)}`;
   const left = progress.seconds_left == null ? '' : ` · ${words.left(formatDuration(progress.seconds_left))}`;

@@ -1,5 +1,6 @@
 """Rows by HTTP: dropped files are whole or absent and overwrite nothing; lists, tokens and doubts stay in the folder."""
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from thinktune.data.faults.decisions import read_decisions
 from thinktune.http import Access, Limits
 from thinktune.studio import make_studio_app
 from thinktune.studio.folder import StudioFolder
+from thinktune.studio.rows.drop import remove_abandoned
 
 
 @pytest.fixture
@@ -182,3 +184,13 @@ def test_models_that_fit_a_card_are_told(client):
     assert "24" in str(next(card["gib"] for card in held["cards"] if card["name"] == "RTX 4090"))
     refused = client.get("/studio/models?card=abacus")
     assert (refused.status_code, "is not a known card" in said(refused)) == (409, True)
+
+
+def test_what_a_killed_studio_was_receiving_is_removed_and_nothing_else(tmp_path):
+    for name in (".rows.csv.0a1b2c3d.partial", ".rows.csv.partial", "rows.csv.0a1b2c3d.partial", ".other.csv.44444444.partial"):  # fmt: skip
+        (tmp_path / name).write_text("half")
+    with (tmp_path / ".other.csv.44444444.partial").open() as receiving:
+        fcntl.flock(receiving, fcntl.LOCK_EX)  # another studio of this folder
+        remove_abandoned(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".other.csv.44444444.partial", ".rows.csv.partial", "rows.csv.0a1b2c3d.partial"]

@@ -38,7 +38,7 @@ def add_home_routes(app: FastAPI, studio: Studio) -> None:
         ]
         return JSONResponse(
             {
-                "folder": str(folder.path),
+                "folder": folder.shown,
                 "version": _version(),
                 "recipes": recipes,
                 "rows": folder.row_files(),

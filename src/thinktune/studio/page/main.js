@@ -1,6 +1,7 @@
 // The frame of every screen: its navigation, the language, the theme and the key; the address decides what is inside.
 
 import { Navigation } from './components/navigation.js';
+import { Problem, SERVER_IS_BACK } from './components/problem.js';
 import { firstLanguage, Language, setLanguage, useWords } from './language.js';
 import { html, render, useEffect, useRef, useState } from './libraries/preact.js';
 import { Place, readPlace } from './router.js';
@@ -12,9 +13,10 @@ import { TakeHome } from './screens/take-home.js';
 import { Talk } from './screens/talk.js';
 import { Think } from './screens/think.js';
 import { Train } from './screens/train.js';
-import { useKeyFromNowOn } from './server.js';
+import { refreshAll, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
 import * as file from './words/common.js';
 
+const NAVIGATION_MS = 4000;
 const SCREENS = { '': Home, rows: Rows, plan: Plan, train: Train, proof: Proof, talk: Talk, 'take-home': TakeHome, think: Think };
 
 function Studio() {
@@ -34,14 +36,25 @@ function Studio() {
 function Frame({ place, onLanguage }) {
   const words = useWords(file);
   const main = useRef(null);
+  const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null, NAVIGATION_MS);
+  const outage = error?.status === UNREACHABLE ? error : null;
   const Screen = SCREENS[place.screen];
   const where = place.name ? `${place.name} · ` : '';
   useEffect(() => {
     document.title = `${where}${words.screens[place.screen] ?? words.home} · thinktune`;
   }, [place, words]);
+  const wasOut = useRef(false);
+  useEffect(() => {
+    if (wasOut.current && navigation && !error) { // what was asked meanwhile is asked again
+      dispatchEvent(new Event(SERVER_IS_BACK));
+      refreshAll();
+    }
+    wasOut.current = Boolean(outage);
+  }, [navigation, error]);
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>${words.skip}</a>
-    <${Navigation} place=${place} onLanguage=${onLanguage} />
+    <${Navigation} place=${place} found=${navigation} onLanguage=${onLanguage} />
     <main id="main" ref=${main} tabindex="-1">
+      ${outage && html`<div class="outage"><${Problem} error=${outage} /></div>`}
       ${Screen ? html`<${Screen} key=${`${place.screen}/${place.name}`} name=${place.name} />` : html`<p class="problem" role="alert">${words.notFound}</p>`}
     </main>
     <${KeyDialog} />`;

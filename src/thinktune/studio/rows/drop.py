@@ -65,8 +65,9 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
 
 def remove_abandoned(folder: Path) -> None:
     """Remove files that a studio was killed amid receiving; one that is still being received is locked."""
-    for path in folder.iterdir():
-        if _PARTIAL.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+    with suppress(OSError):
+        found = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name) and path.is_file()]
+        for path in found:
             with suppress(OSError), path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()

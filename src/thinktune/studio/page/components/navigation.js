@@ -4,18 +4,14 @@ import { keepChoice, readChoice } from '../choices.js';
 import { useWords } from '../language.js';
 import { html } from '../libraries/preact.js';
 import { addressOf, Link } from '../router.js';
-import { useServer } from '../server.js';
 import * as file from '../words/common.js';
 import { StateWord } from './act.js';
 
 const SCREENS = ['rows', 'plan', 'train', 'proof', 'talk', 'take-home', 'think'];
-const REFRESH_MS = 4000;
 
-/** Show the screens of a recipe or a run; `place` is where the reader is. */
-export function Navigation({ place, onLanguage }) {
+/** Show the screens of a recipe or a run as the server tells them (`found`); `place` is where the reader is. */
+export function Navigation({ place, found, onLanguage }) {
   const words = useWords(file);
-  const path = place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null;
-  const { value: found } = useServer(path, REFRESH_MS);
   const current = (screen) => (screen === place.screen ? 'page' : null);
   return html`<nav id="navigation" aria-label=${words.navigation}>
     <ul>

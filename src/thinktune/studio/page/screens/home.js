@@ -22,7 +22,7 @@ export function Home() {
   const used = new Set(home.recipes.flatMap((recipe) => recipe.rows ?? []));
   const loose = home.rows.filter((name) => !used.has(name));
   return html`<div class="home-head"><div><h1>${words.title}</h1>
-      <p class="small">${words.folder}: <code>${home.folder}</code></p></div>
+      <p class="small">${words.folder} <code>${home.folder}</code></p></div>
       ${(home.recipes.length > 0 || home.rows.length > 0) && html`<${Link} class="button strong" to=${addressOf('rows')}>${words.newRows}<//>`}</div>
     <${Problem} error=${error} />
     <${Going} acts=${home.acts} />

@@ -31,9 +31,10 @@ export function Train({ name }) {
 
 function NotBegun({ navigation, name }) {
   const words = useWords(file);
+  const { value: act } = useServer(navigation.act ? `studio/acts/${navigation.act}` : null, NAVIGATION_MS);
   return html`<h1>${navigation.run ?? name}</h1>
-    <p>${words.notBegun}</p>
-    ${navigation.screens.train.state === 'waiting' && html`<p class="small">${words.waitingFor}</p>`}
+    <p>${isAlive(act) && !act.progress?.waits ? words.starting : words.notBegun}</p>
+    ${act?.progress?.waits && html`<p class="small">${words.waitingFor}</p>`}
     ${navigation.act && html`<${Act} id=${navigation.act} key=${navigation.act} openLog />`}
     <${TrainButton} navigation=${navigation} label=${words.begin} />`;
 }
@@ -134,6 +135,7 @@ function Buttons({ facts, navigation }) {
   return html`<div class="bar">
       ${running && facts.stoppable && html`<button type="button" disabled=${state.stopping || facts.stopping} onClick=${stop}>${words.stop}</button>`}
       ${!running && facts.state !== 'finished' && html`<${TrainButton} navigation=${navigation} label=${words.resume} />`}
+      ${facts.state === 'finished' && html`<${Link} class="button strong" to=${addressOf('proof', facts.run)}>${words.onToProof}<//> <${Link} class="button" to=${addressOf('talk', facts.run)}>${words.onToTalk}<//>`}
       ${facts.report && html`<a class="button" href=${root + facts.report} target="_blank" rel="noopener">${words.openReport}</a>`}
       ${running && html`<${NotifyButton} />`}
     </div>

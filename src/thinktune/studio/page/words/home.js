@@ -2,7 +2,7 @@
 
 export const en = {
   title: 'Studio',
-  folder: 'Folder',
+  folder: 'Folder:',
   begin: 'Begin with your rows',
   beginLong: 'Questions and answers, with reasoning if you have it, in any usual form: JSONL, JSON, CSV, Parquet, Excel or a zip. Drop a file, and the studio finds out what is in it, what is wrong with it, and what can be trained.',
   chooseRows: 'Choose rows',
@@ -39,7 +39,7 @@ export const en = {
 
 export const zh = {
   title: '工作台',
-  folder: '目录',
+  folder: '目录：',
   begin: '从你的数据开始',
   beginLong: '问题和回答，有思考过程更好，常见格式都可以：JSONL、JSON、CSV、Parquet、Excel 或 zip。拖入一个文件，工作台会识别其中的内容、指出问题，并说明能训练什么。',
   chooseRows: '选择数据',

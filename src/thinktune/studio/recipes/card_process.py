@@ -13,8 +13,6 @@ from thinktune.studio.side_process import print_value
 if TYPE_CHECKING:
     import torch
 
-    from thinktune.planner.hardware import Card
-
 
 def models_for_card(text: str) -> dict[str, Any]:
     """Return the cards that are known, the one that counts, the models of known sizes and whether they fit it.
@@ -45,8 +43,8 @@ def models_for_card(text: str) -> dict[str, Any]:
     return {"cards": cards, "card": named, "models": models, "chosen": choice.model.name, "why": choice.reason}
 
 
-def find_card(text: str, device: "torch.device") -> "tuple[Card | None, set[str]]":
-    """Return the card that a text names, or this machine's with the memory that the next run finds, and its locks.
+def find_card(text: str, device: "torch.device") -> tuple[Any, set[str]]:
+    """Return the planner's card that a text names, or this machine's with what the next run finds free, and its locks.
 
     It is None where a device is no card. An NVIDIA card is not asked itself, which would take memory of it, as long as
     nvidia-smi tells. Raises UserError for a text that names none.

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from support.axe import violations
 from support.scripted_teacher import teaching
 from support.studio_process import StudioProcess, tab, wait_until
 from support.trained_folder import make_trained_folder
@@ -107,14 +108,16 @@ def half_written(folder):
     return [path for path in folder.rglob("*") if path.name.endswith((".partial", ".tmp"))]
 
 
-def outage(page, studio, said=DEAD):
+def outage(page, studio):
     """Kill the server, see that the page says so, start it again, and see that the page is whole without a reload."""
     page.evaluate("window.notReloaded = true")
     studio.kill()
-    page.get_by_text(said).first.wait_for()
+    page.get_by_text(DEAD).locator("visible=true").wait_for()  # once
+    if not page.locator("iframe").count():
+        assert violations(page) == []
     studio.start()
-    page.get_by_text(said).first.wait_for(state="detached")
-    wait_until(lambda: not page.get_by_text(DEAD).count())
+    for said in (DEAD, LOST):
+        wait_until(lambda said=said: not page.get_by_text(said).count())
     assert page.evaluate("window.notReloaded")
 
 
@@ -159,6 +162,8 @@ def test_work_that_was_killed_has_died_and_is_begun_again(browser, folder, teach
 def test_home_shows_what_runs_through_an_outage_and_what_died(browser, folder):
     with StudioProcess(folder) as studio, tab(browser, studio, "train/runs/long") as page:
         page.get_by_role("button", name="Start training").click()
+        page.locator(".run-head .state.running").wait_for()
+        outage(page, studio)
         page.locator(".run-head .state.running").wait_for()
         page.get_by_role("link", name="Home", exact=True).click()
         page.locator(".going .state.running").wait_for()

@@ -84,3 +84,16 @@ def test_slow_work_names_the_seconds_of_each_and_not_a_speed_of_none(monkeypatch
     now[0] += seconds
     reporter.update(done)
     assert said == [line]
+
+
+def test_lines_may_count_larger_units_than_the_file_for_programs_does(tmp_path, monkeypatch):
+    path, said, now = tmp_path / "progress.json", [], [100.0]
+    monkeypatch.setenv(PROGRESS_FILE_VARIABLE, str(path))
+    monkeypatch.setattr("thinktune.progress.progress_file", ProgressFile())
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = ProgressReporter(said.append, "MB", 8_000_000, what="bytes sent", size=10**6)
+    now[0] += 10
+    reporter.update(2_000_001)
+    assert said == ["2 MB, 5.0 s each, 25%, left 0:30"]
+    written = json.loads(path.read_text())
+    assert (written["what"], written["done"], written["total"]) == ("bytes sent", 2_000_001, 8_000_000)

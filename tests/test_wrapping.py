@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -29,6 +29,7 @@ def test_words_are_kept_in_their_order_and_only_a_single_word_is_too_wide(words,
 
 
 @given(st.text("心脏泵血，。（）ab 12", max_size=200), st.integers(12, 100))
+@example("心脏泵血心脏 。泵血", 12)
 def test_chinese_breaks_between_characters_but_not_before_a_mark_that_closes(text, columns):
     wrapped = wrap_words(text, columns)
     assert "".join(wrapped.split()) == "".join(text.split())

@@ -38,6 +38,11 @@ DemoFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="Output folde
 PushedFolder = Annotated[
     Path, typer.Argument(metavar="RUN", help="Folder of a run, an export or a model.", callback=at_home)
 ]
+PushedName = Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")]
+PushHub = Annotated[
+    Literal["modelscope", "huggingface"],
+    typer.Option("--hub", help="Hub; reads its token from MODELSCOPE_API_TOKEN or HF_TOKEN."),
+]
 ExportTargets = Annotated[
     list[str],
     typer.Argument(metavar="TARGET", help="hf, fp8, gguf or ollama (-KIND, as in -q8_0), vllm, sglang, mlx."),
@@ -87,7 +92,7 @@ StudioFolder = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Settings to override, as in train.epochs=1.")
 ]
-WaitForCard = Annotated[bool, typer.Option("--wait", help="Wait until no other run trains on these cards, then begin.")]
+WaitForCard = Annotated[bool, typer.Option("--wait", help="Wait until nothing else of thinktune runs on these cards.")]
 Finish = Annotated[
     bool, typer.Option("--finish", help="Train no further: end an unfinished run with its best checkpoint.")
 ]

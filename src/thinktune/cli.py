@@ -4,13 +4,13 @@ import importlib.metadata
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from thinktune import arguments
 from thinktune.errors import UserError, redact
-from thinktune.exit_codes import error_messages, exit_when_stopped, lost_output, require_output
+from thinktune.exit_codes import error_messages, exit_when_stopped, exit_written, lost_output, require_output
 from thinktune.help_pages import run_app
 from thinktune.library_output import captured_output, set_environment, silence_libraries
 from thinktune.terminal import (
@@ -189,6 +189,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
     teacher_answers: arguments.TeacherAnswers = False,
     concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Requests sent at the same time.")] = 16,
     to: Annotated[Path | None, typer.Option(help="Folder; default: thought/NAME.", callback=arguments.at_home)] = None,
+    wait: arguments.WaitForCard = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print only the summary, as JSON.")] = False,
 ) -> None:
     """Write reasoning for rows that have none, with a teacher model. Resumes where it stopped."""
@@ -205,6 +206,7 @@ def think(  # noqa: PLR0913 (each parameter is an option)
         judge=judge,
         own_answers=not teacher_answers,
         folder=to,
+        wait=wait,
     )
     with exit_when_stopped("stopped; run the same command to continue after the last saved reply"):
         account = think_about_rows(loaded, options, (price, length), concurrency, say_to_stderr if as_json else say)
@@ -228,7 +230,8 @@ def train(
     if "RANK" in os.environ:  # set by torchrun and similar launchers
         with exit_when_stopped(announce=os.environ["RANK"] == "0"):
             with captured_output():
-                from thinktune.train import hold_own_cards, process_group
+                from thinktune.model.device import hold_own_cards
+                from thinktune.train import process_group
 
             with hold_own_cards(say, wait=wait), process_group() as world:
                 _train(recipe, overrides or [], world, finish=finish)
@@ -242,7 +245,8 @@ def train(
         recipe_changes(loaded, loaded.run_folder)  # which refuses to resume a run that began with other settings
         prepare_new_run(loaded, say)
         with captured_output():
-            from thinktune.train import hold_own_cards, launch_workers
+            from thinktune.model.device import hold_own_cards
+            from thinktune.train import launch_workers
 
         with hold_own_cards(say, wait=wait) as gpus:
             if gpus > 1:
@@ -269,13 +273,14 @@ def _train(recipe: Path, overrides: list[str], world: "World | None" = None, *, 
 
 
 @app.command()
-def pilot(
+def pilot(  # noqa: PLR0913 (each parameter is an option)
     recipe: arguments.RecipePath,
     overrides: arguments.Overrides = None,
     rates: arguments.PilotRates = None,
     epochs: arguments.PilotEpochs = None,
     share: arguments.PilotShare = None,
     minutes: arguments.PilotMinutes = 60.0,
+    wait: arguments.WaitForCard = False,
 ) -> None:
     """Find the learning rate and epochs with short runs. Uses a share of the rows; resumes where it stopped."""
     with exit_when_stopped("stopped; run the same command to resume"):
@@ -283,7 +288,7 @@ def pilot(
         with captured_output():
             from thinktune.commands.pilot import run_pilot
 
-        run_pilot(loaded, (recipe, overrides or []), (rates, epochs, share, minutes), make_console())
+        run_pilot(loaded, (recipe, overrides or []), (rates, epochs, share, minutes, wait), make_console())
 
 
 def _load_recipe(path: Path, overrides: list[str], tell: "Say | None" = None) -> "Recipe":
@@ -313,6 +318,7 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
     judge: arguments.Judge = None,
     temperature: arguments.Temperature = 0.0,
     seed: arguments.SamplingSeed = 0,
+    wait: arguments.WaitForCard = False,
     as_json: arguments.ReportAsJson = False,
 ) -> None:
     """Compare the tuned model with its base, with confidence intervals. Resumes where it stopped."""
@@ -335,10 +341,10 @@ def evaluate(  # noqa: PLR0913 (each parameter is an option)
             result = rescore_run(run, thinking=thinking)
         else:
             exams = ExamRequest(tuple(exam), exam_questions, exam_hub) if exam else None
-            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge, exams)
+            options = EvalOptions(tuple(tasks or ()), probe, thinking, temperature, seed, sides, judge, exams, wait)
             result = evaluate_run(run, tell, options)
         if benchmarks:
-            result |= {"harness": run_benchmarks(run, benchmarks, tell)}
+            result |= {"harness": run_benchmarks(run, benchmarks, tell, wait=wait)}
         show_evaluation(run, tell)
     if as_json:
         print_json(result)
@@ -387,11 +393,8 @@ def report(
 @app.command()
 def push(
     run: arguments.PushedFolder,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Repository on the hub, as OWNER/NAME.")],
-    hub: Annotated[
-        Literal["modelscope", "huggingface"],
-        typer.Option(help="Hub; reads its token from MODELSCOPE_API_TOKEN or HF_TOKEN."),
-    ],
+    name: arguments.PushedName,
+    hub: arguments.PushHub,
     public: Annotated[bool, typer.Option("--public", help="Make it public; default: private.")] = False,
 ) -> None:
     """Push a run's final model, with its card, to a hub. Resumes where it stopped."""
@@ -451,11 +454,7 @@ def studio(
 
 
 @app.command()
-def export(
-    run: arguments.ModelPath,
-    targets: arguments.ExportTargets,
-    to: arguments.ExportFolder = None,
-) -> None:
+def export(run: arguments.ModelPath, targets: arguments.ExportTargets, to: arguments.ExportFolder = None) -> None:
     """Export the model for other engines. Each export is loaded and asked questions to check it."""
     with captured_output():
         from thinktune.commands.export import export_run
@@ -473,7 +472,7 @@ def main() -> None:
     silence_libraries()
     set_environment()
     try:
-        with guarded_output():
+        with exit_written(), guarded_output():
             _run_verb()
     finally:
         drop_unwritten_output()

@@ -1,15 +1,20 @@
 """Exit codes of the command line: what an error says, what a stop leaves, and output that could not be written."""
 
+import os
 import sys
+import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import typer
 
 from thinktune.errors import Stopped, UserError
-from thinktune.files import describe_system_error, system_error
+from thinktune.files import describe_system_error, system_error, write_json
 from thinktune.terminal import describe_failure, output_failure, say_to_stderr
 from thinktune.termination import Terminated, catch_termination
+
+EXIT_FILE_VARIABLE = "THINKTUNE_EXIT_FILE"
 
 
 def error_messages(error: BaseException) -> list[str]:
@@ -61,3 +66,25 @@ def exit_when_stopped(
         if announce:
             say_to_stderr(message)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def exit_written() -> Generator[None]:
+    """Write {code, ended_at} to the file that THINKTUNE_EXIT_FILE names, for who cannot wait for this process's end.
+
+    Processes that are started meanwhile do not inherit the variable. A kill leaves no such file.
+    """
+    name, code = os.environ.pop(EXIT_FILE_VARIABLE, None), 1
+    try:
+        yield
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+        raise
+    except KeyboardInterrupt:
+        code = 130
+        raise
+    finally:
+        if name:
+            with suppress(OSError):
+                write_json(Path(name), {"code": code, "ended_at": time.time()})

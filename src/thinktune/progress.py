@@ -136,10 +136,14 @@ class Printer:
 
 
 class ProgressReporter:
-    """Reporter of progress every few seconds; work that ends sooner is not reported."""
+    """Reporter of progress every few seconds; work that ends sooner is not reported.
 
-    def __init__(self, say: Say, unit: str, total: int | None) -> None:
+    Lines count `unit`, each of `size` of what is counted; the progress file names `what` and counts that itself.
+    """
+
+    def __init__(self, say: Say, unit: str, total: int | None, *, what: str | None = None, size: int = 1) -> None:
         self._say, self._unit, self._total = say, unit, total
+        self._what, self._size = what or unit, size
         self._started_at = self._reported_at = time.monotonic()
 
     def update(self, done: int) -> None:
@@ -147,12 +151,13 @@ class ProgressReporter:
         now = time.monotonic()
         speed = done / max(now - self._started_at, 1e-9)
         left = (self._total - done) / speed if self._total and 0 < done <= self._total else None
-        progress_file.write(self._unit, done, self._total, left)
-        if now - self._reported_at < SECONDS_BETWEEN_LINES or not done:
+        progress_file.write(self._what, done, self._total, left)
+        if now - self._reported_at < SECONDS_BETWEEN_LINES or done < self._size:
             return
         self._reported_at = now
-        pace = f"{speed:,.0f}/s" if speed >= 1 else f"{1 / speed:,.1f} s each"
-        line = f"{done:,} {self._unit}, {pace}"
+        units = speed / self._size
+        pace = f"{units:,.0f}/s" if units >= 1 else f"{1 / units:,.1f} s each"
+        line = f"{done // self._size:,} {self._unit}, {pace}"
         if self._total and left is not None:
             line = f"{line}, {done / self._total:.0%}, left {format_duration(left)}"
         self._say(line)

@@ -18,7 +18,7 @@ _COPIED = re.compile(
 _WIDE = "\u2e80-\u9fff\uf900-\ufaff\uff00-\uffef"
 _OPENS, _CLOSES = "（“《「", "，。；：、）？！”》」"
 _GAP = re.compile(
-    r"(?<=\S) +(?=\S)"
+    rf"(?<=\S) +(?=[^\s{_CLOSES}])"
     rf"|(?<=[{_WIDE}])(?<![{_OPENS}])(?=[^\s{_CLOSES}])"
     rf"|(?<=[^\s{_OPENS}])(?=[{_WIDE}])(?![{_CLOSES}])"
 )

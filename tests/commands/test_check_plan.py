@@ -39,9 +39,17 @@ def test_check_shows_the_table_of_a_named_card_and_marks_one_line(tree):
     assert [line.split()[1] for line in marked] == ["exact"]
     assert "Predicted for 24GiB (24.0 GiB)" in text
     assert f"plan: {facts['plan']['why']}" in text
-    small = shown(check_recipe(settings({**tree, "plan": {"card": "0.1GiB"}}), quiet)[1])
-    assert "nothing fits 0.1GiB" in small
-    assert "→" not in small
+
+
+def test_a_recipe_is_not_ready_for_a_card_on_which_nothing_fits(tree):
+    _, facts = check_recipe(settings({**tree, "plan": {"card": "0.1GiB"}}), quiet)
+    [stop] = facts["stops"]
+    assert stop.startswith("train.memory: nothing fits 0.1GiB")
+    assert facts["verdict"] == "not ready"
+    assert "→" not in shown(facts)
+    needed = re.findall(r"needs a card of ([\d.]+) GiB", stop)
+    _, larger = check_recipe(settings({**tree, "plan": {"card": f"{needed[0]}GiB"}}), quiet)
+    assert larger["stops"] == []
 
 
 def test_check_says_that_fp32_is_slow_on_a_card(tree):

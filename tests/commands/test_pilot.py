@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.card_locks import is_cpu_in_use
 from support.runs import quiet, settings
 
 from thinktune.commands.pilot import choice
@@ -57,7 +58,11 @@ def timeless(result):
 
 def test_a_pilot_recommends_a_run_keeps_what_it_made_and_goes_on_with_a_larger_grid(recipe_of):
     recipe = recipe_of()
-    first = run(recipe, rates="4e-3")
+    held = []
+    first = run(recipe, lambda _line: held.append(is_cpu_in_use()), rates="4e-3")
+    assert held[-1], "who waits for the card sees a pilot, before, in and after its runs"
+    assert held[held.index(True) :].count(False) == 0
+    assert not is_cpu_in_use()
     assert first.runs[first.chosen].run.cell == Cell(4e-3, 1)
     assert first.base_loss > first.runs[0].run.loss
     folder = folder_of(recipe)

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
+from support.card_locks import is_cpu_in_use
 from support.chat_server import DONE, part, refuse, reply, serving, usage
 from support.runs import quiet, settings, write_rows
 
@@ -21,6 +24,7 @@ from thinktune.inference import openai_client
 from thinktune.report import write_run_page
 from thinktune.report.run_page import read_run
 from thinktune.run import RunFolder
+from thinktune.run.card_lock import hold_cards
 from thinktune.tokenization import read_tokenizer
 from thinktune.train.loop import train
 
@@ -176,7 +180,13 @@ def test_another_budget_or_model_is_another_reply(evaluated):
 def test_an_evaluation_without_thinking_has_its_own_folder(evaluated):
     run, _, _ = evaluated
     before = files_of(run)
-    found = evaluate_run(run, quiet, EvalOptions(probe=False, thinking=False))
+    held = {}
+    found = evaluate_run(
+        run, lambda line: held.setdefault(line[:5], is_cpu_in_use()), EvalOptions(probe=False, thinking=False)
+    )
+    assert held["base:"], "who waits for the card sees an evaluation"
+    assert held["tuned"]
+    assert not is_cpu_in_use()
     assert found["settings"]["sampling"]["thinking"] is False
     assert files_of(run) == before
     assert rescore_run(run, thinking=False) == found
@@ -283,6 +293,20 @@ def test_missing_replies_and_wrong_options_are_reported(evaluated):
         rescore_run(run)
     with pytest.raises(UserError, match="--endpoint: name both"):
         evaluate_run(run, quiet, EvalOptions(endpoints={"base": "http://127.0.0.1:1/v1"}))
+
+
+def test_an_evaluation_that_loads_no_model_waits_for_no_card(evaluated, monkeypatch):
+    run, options, found = evaluated
+
+    def wait(_seconds):
+        raise AssertionError("waits")
+
+    monkeypatch.setattr("thinktune.run.card_lock.time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    with hold_cards(["cpu"], quiet, wait=True):
+        assert evaluate_run(run, quiet, replace(options, wait=True))["sets"] == found["sets"]
+        (run / "eval" / "tuned" / "completions.jsonl").unlink()
+        with pytest.raises(AssertionError, match="waits"):
+            evaluate_run(run, quiet, replace(options, wait=True))
 
 
 def test_the_page_shows_every_row_and_its_markup_is_text(evaluated):

@@ -14,6 +14,7 @@ from support.runs import quiet, settings, stop_in_step
 from thinktune.checkpoint import store
 from thinktune.cli import main
 from thinktune.errors import Stopped, UserError
+from thinktune.run.status import read_status
 from thinktune.train import train
 from thinktune.train.interrupt import StopRequest, parse_duration_seconds
 
@@ -148,6 +149,29 @@ def test_a_second_ctrl_c_exits_at_once(tmp_path, tried):
         "stopped; run the same command to resume from the last checkpoint",
     ]
     tried("SIGINT twice", "the steps since the last checkpoint, as was asked")
+
+
+def test_a_run_that_a_second_ctrl_c_ended_was_stopped_and_has_not_died(tree, tmp_path, monkeypatch, tried):
+    from thinktune.train import interrupt, loop
+
+    def exit_at_once(_code):
+        raise GeneratorExit  # as `os._exit`, nothing that follows an Exception is done
+
+    def pressed_twice(*given):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        return real_step(*given)
+
+    real_step = loop.step
+    monkeypatch.setattr(interrupt.os, "_exit", exit_at_once)
+    monkeypatch.setattr(loop, "step", pressed_twice)
+    recipe = settings(tree)
+    with pytest.raises(GeneratorExit):
+        train(recipe, quiet)
+    status = read_status(recipe.run_folder)
+    assert (status.state, status.reason) == ("stopped", "Ctrl-C")
+    monkeypatch.setattr(loop, "step", real_step)
+    assert read_status(train(recipe, quiet)).state == "finished"
 
 
 def test_a_time_limit_saves_before_it_is_reached(tree, monkeypatch, tried):

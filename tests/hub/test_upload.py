@@ -254,8 +254,12 @@ def test_a_killed_push_leaves_no_model_and_the_same_command_ends_it(name, model,
     hub = hubs[name]
     hub.upload_faults["clinic/killed", "put"] = Fault(pause=0.5)
     command = [sys.executable, "-m", "thinktune", "push", str(model), "--hub", name, "clinic/killed"]
-    process = subprocess.Popen(command, env=environment(hub.address, tmp_path, **TOKENS), stdout=subprocess.DEVNULL)
+    watched = TOKENS | {"THINKTUNE_PROGRESS_FILE": str(tmp_path / "progress.json")}
+    process = subprocess.Popen(command, env=environment(hub.address, tmp_path, **watched), stdout=subprocess.DEVNULL)
     wait_until(lambda: hub.received["clinic/killed"] > 2**20)
+    progress = json.loads((tmp_path / "progress.json").read_text())
+    assert (progress["what"], progress["total"]) == ("bytes sent", sum(map(len, visible(model).values())))
+    assert 0 <= progress["done"] < progress["total"]
     process.kill()
     process.wait()
     assert hub.contents("clinic/killed") == {}

@@ -16,6 +16,7 @@ from thinktune.errors import UserError
 from thinktune.eval.comparison import compare
 from thinktune.report import run_page as report
 from thinktune.report import write_comparison
+from thinktune.report.run_charts import MAX_EPOCH_MARKS, epoch_marks
 from thinktune.run import lock_run
 
 ACCOUNT: dict[str, Any] = {
@@ -425,3 +426,10 @@ def test_a_recipe_of_several_sources_stands_beside_one_of_one_setting_by_setting
         assert row in text
     assert "data.0.name" not in text  # which both have
     assert "{" not in text.partition("data.0.max_tokens")[2].partition("data.1.share")[0]
+
+
+def test_a_run_that_goes_on_marks_the_epochs_of_its_whole_plan():
+    """So that names of epochs do not crowd at the beginning of a long axis, and stay where they are."""
+    begun, done = ([{"step": step, "epoch": step / 10, "loss": 1.0} for step in (1, last)] for last in (60, 400))
+    assert epoch_marks(begun, 400) == epoch_marks(done, 400) == epoch_marks(done)
+    assert len(epoch_marks(begun, 400)) <= MAX_EPOCH_MARKS

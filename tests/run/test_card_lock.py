@@ -8,23 +8,11 @@ import time
 from contextlib import ExitStack
 
 import pytest
+from support.card_locks import HOLDER
 
 from thinktune.progress import PROGRESS_FILE_VARIABLE
 from thinktune.run import card_lock
 from thinktune.run.card_lock import hold_cards
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-import thinktune.run.card_lock as lock
-lock.POLL_SECONDS = 0.02
-card, wait, name = sys.argv[1], sys.argv[2] == "wait", Path(sys.argv[3])
-with lock.hold_cards([card], lambda line: print(line, flush=True), wait=wait):
-    name.write_text("")
-    while not name.with_suffix(".release").exists():
-        time.sleep(0.01)
-    name.with_suffix(".end").write_text("")
-"""
 
 
 @pytest.fixture(autouse=True)

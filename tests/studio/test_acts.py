@@ -6,8 +6,10 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from thinktune.http import ApiError
 from thinktune.run.lock import is_held
@@ -24,10 +26,25 @@ from pathlib import Path
 lines = Path(sys.argv[-1]).read_text().split("\\n")
 print(json.dumps({"argv": sys.argv[1:], "cwd": os.getcwd()}), flush=True)
 todo = lines[0].removeprefix("# ")
+exit_file = os.environ.pop("THINKTUNE_EXIT_FILE", None)
 if todo == "wait":
     signal.signal(signal.SIGINT, lambda *_: sys.exit(75))
     Path("begun").write_text(str(os.getpid()))
     time.sleep(60)
+if todo == "end later":
+    Path("begun").write_text(str(os.getpid()))
+    while not Path("end").exists():
+        time.sleep(0.02)
+    Path(exit_file).write_text(json.dumps({"code": 3, "ended_at": time.time()}))
+    sys.exit(3)
+if todo == "leave":
+    while not Path("end").exists():
+        Path("begun").touch()
+        time.sleep(0.02)
+    if os.fork() == 0:
+        Path("left").touch()
+        time.sleep(60)
+    os._exit(0)
 if todo == "fail later":
     signal.signal(signal.SIGINT, lambda *_: sys.exit("error: the disk is full"))
     Path("begun").write_text(str(os.getpid()))
@@ -173,6 +190,97 @@ def test_an_act_whose_process_was_killed_has_died(acts):
     assert acts.alive() == []
 
 
+def kill_watcher(acts, id):
+    """Kill the act's own process alone, as one that ends whatever uses memory might."""
+    watcher = json.loads(ActFolder(acts.path / id).process.read_text())["process"]
+    os.kill(watcher, signal.SIGKILL)
+    wait_until(lambda: Path(f"/proc/{watcher}/stat").read_text().split()[2] == "Z")
+
+
+def test_an_act_whose_watcher_alone_was_killed_runs_on_and_can_be_stopped(acts):
+    id = start(acts, "wait")
+    begun(acts)
+    kill_watcher(acts, id)
+    assert acts.find(id).state == "running"
+    assert [act.id for act in acts.alive()] == [id]
+    assert acts.stop(id).stopping
+    act = ended(acts, id)
+    assert (act.state, act.errors) == ("stopped", [])
+
+
+def test_what_a_verb_left_behind_is_stopped_where_nobody_watches_any_more(acts):
+    id = start(acts, "leave")
+    begun(acts)
+    kill_watcher(acts, id)
+    (acts.folder.path / "end").touch()
+    wait_until((acts.folder.path / "left").exists)
+    assert acts.find(id).state == "running"
+    acts.stop(id)
+    assert ended(acts, id).state == "stopped"
+
+
+def test_an_act_that_nobody_watches_any_more_says_itself_how_it_ended(acts):
+    id = start(acts, "end later")
+    begun(acts)
+    kill_watcher(acts, id)
+    (acts.folder.path / "end").touch()
+    act = ended(acts, id)
+    assert (act.state, act.code) == ("failed", 3)
+    assert act.ended_at > act.started_at
+
+
+def test_what_an_act_printed_is_read_only_where_it_is_shown(acts):
+    id = start(acts, "fail")
+    act = ended(acts, id)
+    assert act.errors
+    assert [one.errors for one in (*acts.list(), *acts.of_verb("train"))] == [[], []]
+    died = start(acts, "wait", "other.yaml")
+    begun(acts)
+    for number in json.loads(ActFolder(acts.path / died).process.read_text()).values():
+        os.kill(number, signal.SIGKILL)
+    ActFolder(acts.path / died).stderr.write_text("killed\n")
+    assert ended(acts, died).errors == ["killed"]
+    assert acts.alive() == []
+
+
+def made(acts, name, about=None, code=0, verb="eval"):
+    """Make an act that ended long ago; its name gives its age."""
+    folder = ActFolder(acts.path / name)
+    folder.path.mkdir(parents=True)
+    record = {"verb": verb, "about": about or {}, "command": "", "started_at": 1.0}
+    folder.record.write_text(json.dumps(record))
+    if code is not None:
+        folder.exit.write_text(json.dumps({"code": code, "ended_at": 2.0}))
+    return folder
+
+
+def test_old_acts_go_when_a_new_one_starts_but_none_that_lives_or_that_a_screen_still_shows(acts, monkeypatch):
+    monkeypatch.setattr("thinktune.studio.acts.KEPT_ACTS", 5)
+    living = made(acts, "20200101-000000-eval-000000", code=None)
+    held = FileLock(living.lock)
+    shown = made(acts, "20200101-000001-check-000000", {"recipe": "old.yaml"}, verb="check")
+    stopped = made(acts, "20200101-000002-check-000000", {"recipe": "old.yaml"}, code=75, verb="check")
+    superseded = [made(acts, f"20200102-00000{n}-eval-000000", {"run": "runs/one"}) for n in range(3)]
+    damaged = acts.path / "20200103-000000-eval-000000"
+    damaged.mkdir()
+    newest = [made(acts, f"20200104-00000{n}-eval-000000", {"run": "runs/one"}) for n in range(4)]
+    with held:
+        id = start(acts, "end")
+    left = {entry.name for entry in acts.path.iterdir()}
+    assert left == {folder.path.name for folder in (living, shown, *newest)} | {id}
+    assert not stopped.path.exists()
+    assert not any(folder.path.exists() for folder in superseded)
+    ended(acts, id)
+
+
+def test_acts_that_cannot_be_removed_stop_no_new_one(acts, monkeypatch):
+    monkeypatch.setattr("thinktune.studio.acts.KEPT_ACTS", 0)
+    monkeypatch.setattr("thinktune.studio.acts.shutil.rmtree", lambda *_, **__: None)
+    made(acts, "20200101-000000-eval-000000")
+    made(acts, "20200101-000001-eval-000000")
+    assert ended(acts, start(acts, "end")).state == "finished"
+
+
 def test_a_log_is_read_from_a_byte_on_and_no_character_is_torn(acts):
     id = start(acts, "end")
     ended(acts, id)
@@ -193,6 +301,7 @@ def test_an_act_speaks_english_on_a_chinese_machine_since_its_words_are_read_her
     assert act.state == "failed"
     assert act.errors
     assert all(line.isascii() for line in act.errors)
+    assert json.loads(ActFolder(acts.path / act.id).verb_exit.read_text())["code"] == act.code == 2
 
 
 def test_an_act_of_a_verb_is_found_behind_any_number_of_others(acts):

@@ -30,6 +30,15 @@ def test_a_folder_that_is_missing_is_made_and_a_file_is_refused(tmp_path):
         StudioFolder.open(tmp_path / "file")
 
 
+def test_a_folder_is_shown_from_home_on(tmp_path, monkeypatch):
+    opened = StudioFolder.open(tmp_path / "home" / "rows" / "mine")
+    for home, shown in (("home", "~/rows/mine"), ("hom", str(opened.path)), ("home/rows/mine", str(opened.path))):
+        monkeypatch.setenv("HOME", str(tmp_path / home))
+        assert opened.shown == shown
+    monkeypatch.setenv("HOME", "/")
+    assert opened.shown == str(opened.path)
+
+
 @pytest.mark.parametrize("name", OUT)
 @pytest.mark.parametrize("new", [False, True])
 def test_no_name_leads_out_of_the_folder_or_into_hidden_ones(folder, name, new):

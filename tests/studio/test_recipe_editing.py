@@ -86,8 +86,14 @@ def test_settings_are_added_to_any_form(text):
 )
 def test_no_comment_inside_of_a_section_is_lost_by_a_change(change):
     text = TEXT.replace("train: {epochs: 2,", "train: {epochs: 2,  # twice\n  ")
-    with pytest.raises(UserError, match="holds a comment"):
+    with pytest.raises(UserError, match=f"^{next(iter(change))}: holds a comment"):
         edit_recipe(text, change)
+
+
+def test_a_section_that_goes_with_its_only_setting_is_named_where_it_holds_a_comment():
+    text = "model: {name: x}\ntrain:\n  learning_rate:\n    # as the paper has it\n    1e-5\n"
+    with pytest.raises(UserError, match=r"^train: holds a comment"):
+        edit_recipe(text, {"train.learning_rate": None})
 
 
 def test_a_source_of_a_list_is_changed_alone():

@@ -163,10 +163,21 @@ def test_rows_are_found_opened_and_left_by_keyboard(browser, address):
 
 def test_a_doubt_is_decided_beside_the_rows(browser, folder, address):
     with open_page(browser, f"{address}/rows/mine.yaml?view=doubts") as page:
-        page.get_by_role("radio", name="train it as it is").check()
+        held = []
+        page.route(
+            "**/studio/doubts/**",
+            lambda route: held.append(route) if route.request.method == "PUT" else route.continue_(),
+        )
+        radio = page.get_by_role("radio", name="train it as it is")
+        radio.check()
+        radio.blur()  # the page is drawn again
+        page.wait_for_timeout(200)
+        assert radio.is_checked(), "the choice stays while the server writes it"
+        held.pop().continue_()
         page.get_by_text("decided", exact=True).wait_for()
         kept = json.loads((folder / "rows.jsonl.doubts.json").read_text())["decisions"]
         assert kept == [{"row": "rows.jsonl:1", "digest": "d", "policies": {"markup": "keep"}}]
+        page.unroute("**/studio/doubts/**")
         page.get_by_role("button", name="Take it back").click()
         page.get_by_text("decided", exact=True).wait_for(state="detached")
 

@@ -1,6 +1,9 @@
 """Rows by HTTP: dropped files are whole or absent and overwrite nothing; lists, tokens and doubts stay in the folder."""
 
+import fcntl
 import json
+import subprocess
+import sys
 
 import pytest
 from starlette.testclient import TestClient
@@ -10,6 +13,7 @@ from thinktune.data.faults.decisions import read_decisions
 from thinktune.http import Access, Limits
 from thinktune.studio import make_studio_app
 from thinktune.studio.folder import StudioFolder
+from thinktune.studio.rows.drop import remove_abandoned
 
 
 @pytest.fixture
@@ -56,6 +60,31 @@ def test_a_file_that_breaks_off_leaves_nothing(client, folder):
     assert (refused.status_code, list(folder.iterdir())) == (400, [])
     refused = client.put("/studio/files/x.jsonl", content=b"", headers={"content-length": str(2**45)})
     assert refused.status_code == 413
+
+
+RECEIVER = """
+import asyncio, sys
+from pathlib import Path
+from thinktune.studio.rows.drop import receive_file
+async def pieces():
+    yield b'{"q": "one"}'
+    print("begun", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(receive_file(Path(sys.argv[1]), pieces(), None))
+"""
+
+
+def test_what_a_killed_server_left_of_a_file_goes_at_the_next_start_and_what_another_receives_stays(tmp_path):
+    own = tmp_path / ".mine.jsonl.4194304.partial"  # of a verb, which names its process
+    own.write_text("{}")
+    receiver = subprocess.Popen([sys.executable, "-c", RECEIVER, tmp_path / "rows.jsonl"], stdout=subprocess.PIPE)
+    receiver.stdout.readline()
+    for lives in (True, False):
+        make_studio_app(StudioFolder.open(tmp_path), Limits(), Access(hosts=None))
+        assert len(list(tmp_path.glob(".rows.jsonl.*"))) == lives
+        receiver.kill()
+        receiver.wait()
+    assert own.exists()
 
 
 def test_rows_under_a_key_are_listed_as_the_recipe_names_it(client, folder):
@@ -148,9 +177,20 @@ def test_tokens_of_rows_come_with_their_kinds_and_mistakes_as_sentences(client, 
 def test_models_that_fit_a_card_are_told(client):
     held = client.get("/studio/models?card=RTX 4090").json()
     assert held["card"]["name"] == "RTX 4090"
+    assert held["card"]["in_use"] is False
     by_name = {model["name"]: model for model in held["models"]}
     assert by_name["Qwen/Qwen3-0.6B"]["fits"]
     assert by_name[held["chosen"]]["keeps_updates"]
     assert "24" in str(next(card["gib"] for card in held["cards"] if card["name"] == "RTX 4090"))
     refused = client.get("/studio/models?card=abacus")
     assert (refused.status_code, "is not a known card" in said(refused)) == (409, True)
+
+
+def test_what_a_killed_studio_was_receiving_is_removed_and_nothing_else(tmp_path):
+    for name in (".rows.csv.0a1b2c3d.partial", ".rows.csv.partial", "rows.csv.0a1b2c3d.partial", ".other.csv.44444444.partial"):  # fmt: skip
+        (tmp_path / name).write_text("half")
+    with (tmp_path / ".other.csv.44444444.partial").open() as receiving:
+        fcntl.flock(receiving, fcntl.LOCK_EX)  # another studio of this folder
+        remove_abandoned(tmp_path)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == [".other.csv.44444444.partial", ".rows.csv.partial", "rows.csv.0a1b2c3d.partial"]

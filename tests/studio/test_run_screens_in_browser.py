@@ -149,7 +149,7 @@ def test_an_evaluations_command_says_what_the_form_says(browser, folder):
         line = page.locator("details.card .command code")
         page.locator("details.card .command code", has_text="--no-thinking").wait_for()
         for said in (
-            "eval --no-probe --no-thinking",
+            "eval --wait --no-probe --no-thinking",
             "'--tasks=own questions.jsonl'",
             "--exam=medical-zh",
             " runs/one",

@@ -132,17 +132,21 @@ with lock_run(Path({str(run)!r})):
     assert client.get("/studio/run/runs/one").json()["state"] == "died"
 
 
-def test_the_way_leads_from_a_recipe_to_its_run_and_back(client, folder):
+def test_the_navigation_leads_from_a_recipe_to_its_run_and_back(client, folder):
     for name in ("one.yaml", "runs/one"):
-        way = client.get("/studio/way", params={"name": name}).json()
-        assert (way["recipe"], way["run"], way["begun"]) == ("one.yaml", "runs/one", True)
-        assert way["screens"]["plan"]["name"] == "one.yaml"
-        assert way["screens"]["proof"] == {"name": "runs/one", "state": "finished"}
+        found = client.get("/studio/navigation", params={"name": name}).json()
+        assert (found["recipe"], found["run"], found["begun"]) == ("one.yaml", "runs/one", True)
+        assert found["screens"]["plan"]["name"] == "one.yaml"
+        assert found["screens"]["proof"] == {"name": "runs/one", "state": "finished"}
     (folder / "new.yaml").write_text(RECIPE)
-    way = client.get("/studio/way?name=new.yaml").json()
-    assert (way["begun"], way["screens"]["train"]["name"], way["screens"]["talk"]["name"]) == (False, "runs/new", None)
-    assert client.get("/studio/way?name=runs/new").json()["recipe"] == "new.yaml"
-    assert client.get("/studio/way?name=rows.jsonl").json()["recipe"] is None
+    found = client.get("/studio/navigation?name=new.yaml").json()
+    assert (found["begun"], found["screens"]["train"]["name"], found["screens"]["talk"]["name"]) == (
+        False,
+        "runs/new",
+        None,
+    )
+    assert client.get("/studio/navigation?name=runs/new").json()["recipe"] == "new.yaml"
+    assert client.get("/studio/navigation?name=rows.jsonl").json()["recipe"] is None
 
 
 @pytest.mark.slow

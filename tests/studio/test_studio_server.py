@@ -50,7 +50,7 @@ def test_other_sites_and_other_hosts_are_kept_out_and_the_key_is_asked_for(clien
     assert client.post("/studio/acts", content=body, headers={"content-type": "text/plain"}).status_code == 415
     with studio_of(folder, key="k") as address:
         assert httpx.get(f"{address}/").status_code == 200
-        for path in ("home", "runs", "acts", "run/runs/one", "way?name=runs/one"):
+        for path in ("home", "runs", "acts", "run/runs/one", "navigation?name=runs/one"):
             assert httpx.get(f"{address}/studio/{path}").status_code == 401, path
         assert httpx.get(f"{address}/studio/home", headers={"authorization": "Bearer k"}).status_code == 200
 

@@ -1,13 +1,18 @@
 """The whole way in a browser: from an empty folder and 30 rows of one's own to a trained model that answers on the page."""
 
 import json
+import os
 import re
+import shutil
+import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
 from support.studio import open_page, studio_of
-from support.walk import WORDS, Keys, Mouse, Pictures
+from support.walk import PATIENCE_MS, WORDS, Keys, Mouse, Pictures
 
 from thinktune.demo.pipeline import MODEL_SHAPE
 from thinktune.demo.tiny_model import make_model, make_tokenizer, save_model_folder
@@ -22,7 +27,6 @@ ROWS = [
     for place, town in TOWNS.items()
     for form in FORMS
 ]  # fmt: skip
-PATIENCE_MS = 15 * 60_000  # the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +39,9 @@ def outside(tmp_path_factory):
     return folder
 
 
-def make_recipe(page, reader, words, folder, take):
+def make_recipe(page, reader, words, folder, pictures):
     """Choose a file, make a recipe of it, and check it."""
+    take = partial(pictures.take, page)
     take("empty")
     reader.press(words["home"]["chooseRows"], "link")
     with page.expect_file_chooser() as chooser:
@@ -46,7 +51,7 @@ def make_recipe(page, reader, words, folder, take):
     reader.write(words["rows"]["model"], "../base")
     take("rows")
     reader.press(words["rows"]["makeRecipe"])
-    page.get_by_role("link", name=re.compile(r"own\.yaml")).last.wait_for()
+    pictures.watch(page, page.locator("a.button", has_text="own.yaml"))
     take("chosen")
     # The folder is the state: what an editor writes, the page shows. Three held-out rows are enough for a walk.
     recipe = folder / "own.yaml"
@@ -54,13 +59,17 @@ def make_recipe(page, reader, words, folder, take):
     reader.press(re.compile(r"own\.yaml"), "link")
     page.get_by_role("button", name=words["recipe"]["check"]).wait_for()
     reader.press(words["recipe"]["check"])
-    page.locator("dl.account").wait_for()
+    pictures.watch(page, page.locator("dl.account"))
     page.wait_for_timeout(2500)
     take("checked")
+    reader.press(words["rows"]["views"]["tokens"])
+    pictures.watch(page, page.locator(".token-text .token"))
+    take("tokens")
 
 
-def train(page, reader, words, take):
+def train(page, reader, words, pictures):
     """Change two settings on the plan, and train until the end."""
+    take = partial(pictures.take, page)
     reader.press(words["rows"]["onToPlan"])
     settings = words["plan"]["settings"]
     page.get_by_label(settings["epochs"]["title"]).wait_for()
@@ -73,27 +82,32 @@ def train(page, reader, words, take):
     take("plan")
     page.locator("button:enabled", has_text=words["plan"]["train"]).wait_for()
     reader.press(words["plan"]["train"])
-    page.locator(".run-head .state.running").wait_for()
+    pictures.watch(page, page.locator(".run-head .state.running"))
     page.wait_for_timeout(4000)
     take("training")
-    page.locator(".run-head .state.finished").wait_for()
+    page.locator(".report-charts svg.plot").first.scroll_into_view_if_needed()
+    pictures.watch(page, page.locator(".run-head .state.finished"))
+    page.evaluate("scrollTo(0, 0)")
     take("trained")
+    page.locator(".report-charts").scroll_into_view_if_needed()
+    take("curves")
 
 
-def prove_talk_and_take_home(page, reader, words, take):
+def prove_talk_and_take_home(page, reader, words, pictures):
     """Evaluate, ask the model what it was trained on, and export it; returns what it answered."""
-    screens = words["common"]["screens"]
+    take, screens = partial(pictures.take, page), words["common"]["screens"]
     reader.press(screens["proof"], "link")
     page.get_by_role("button", name=words["proof"]["start"]).wait_for()
     reader.choose(words["proof"]["modes"], words["proof"]["modesOn"])
     reader.press(words["proof"]["general"], "checkbox")
     reader.press(words["proof"]["start"])
-    page.locator("table.measures").first.wait_for()
+    pictures.watch(page, page.locator("table.measures"))
     page.locator(".row-line").first.wait_for()
     take("proof")
     reader.press(screens["talk"], "link")
     reader.press(words["talk"]["start"])
     chat = page.frame_locator("iframe")
+    pictures.watch(page, page.locator("iframe"))
     chat.locator("#model option").first.wait_for(state="attached")
     reader.ask(ROWS[0]["question"])
     chat.locator(".answer:not(:empty)").wait_for()
@@ -103,31 +117,32 @@ def prove_talk_and_take_home(page, reader, words, take):
     reader.press(screens["take-home"], "link")
     reader.press(words["take-home"]["targets"]["hf"][0], "checkbox")
     reader.press(words["take-home"]["start"])
-    page.get_by_text("✓").wait_for()
+    pictures.watch(page, page.get_by_text("✓"))
     take("take-home")
     return said
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("language", "locale", "kind"), [("en", "en-US", Mouse), ("zh", "zh-CN", Keys)])
-def test_from_an_empty_folder_to_a_model_that_answers(browser, outside, language, locale, kind):
-    folder, pictures, began = outside / f"studio-{language}", Pictures(f"walk-{language}"), time.monotonic()
+def test_from_an_empty_folder_to_a_model_that_answers(browser, outside, tmp_path, monkeypatch, language, locale, kind):
+    home = shutil.copytree(outside, tmp_path / "home")
+    folder, pictures, began = home / "my-expert", Pictures(f"walk-{language}"), time.monotonic()
     folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     with studio_of(folder) as address, open_page(browser, address, locale=locale) as page:
         page.set_default_timeout(PATIENCE_MS)
         page.locator("h1").wait_for()
         words, reader = page.evaluate(WORDS, language), kind(page)
 
-        def take(name):
-            pictures.take(page, name)
-
         try:
-            make_recipe(page, reader, words, folder, take)
-            train(page, reader, words, take)
-            said = prove_talk_and_take_home(page, reader, words, take)
+            make_recipe(page, reader, words, folder, pictures)
+            train(page, reader, words, pictures)
+            said = prove_talk_and_take_home(page, reader, words, pictures)
             reader.press(words["common"]["home"], "link")
-            page.get_by_role("link", name="runs/own").wait_for()
-            take("home")
+            page.locator("tr.row", has_text="runs/own").wait_for()
+            page.get_by_text("~/my-expert", exact=True).wait_for()
+            pictures.take(page, "home")
         except BaseException:
             pictures.take(page, "failed")
             raise
@@ -137,4 +152,4 @@ def test_from_an_empty_folder_to_a_model_that_answers(browser, outside, language
     print(f"{language}: {(time.monotonic() - began) / 60:.1f} minutes from an empty folder to a model that answers")
     assert TOWNS["lake"] in said
     assert (folder / "runs/own/export/hf/model.safetensors").is_file()
-    pictures.record(browser)
+    pictures.record()

@@ -1,13 +1,18 @@
 """Ways through a page: by mouse or by keyboard alone, with the page's own words, and pictures of it where asked for."""
 
-import base64
+import io
 import os
 import re
+import time
 from pathlib import Path
 
-PICTURES = "THINKTUNE_STUDIO_PICTURES"  # a folder for screenshots and a recording; without it none are made
+PICTURES = "THINKTUNE_STUDIO_PICTURES"  # a folder for screenshots and a film; without it none are made
 MOST_TABS = 400
-SECONDS_SHOWN = 1.4  # of each picture in the recording
+PATIENCE_MS = 15 * 60_000  # the machine may be busy
+SHOWN_MS, FAST_MS = 2000, 250  # of a picture in the film, and of one while the page is waited for
+FRAME_EVERY_MS = 1000
+MOST_FAST_FRAMES = 16  # of one waiting
+FILM_SIZE = 960, 600
 
 # The name of what has the focus, in the chat page's frame as well.
 FOCUSED = """() => {
@@ -20,30 +25,6 @@ WORDS = """async (language) => {
   const files = ['common', 'home', 'rows', 'recipe', 'plan', 'train', 'proof', 'talk', 'take-home'];
   const read = files.map(async (name) => [name, (await import(`/page/words/${name}.js`))[language]]);
   return JSON.parse(JSON.stringify(Object.fromEntries(await Promise.all(read))));
-}"""
-RECORD = """async ([pictures, seconds]) => {
-  const canvas = Object.assign(document.createElement('canvas'), { width: 1280, height: 800 });
-  const pen = canvas.getContext('2d');
-  const recorder = new MediaRecorder(canvas.captureStream(10), { mimeType: 'video/webm', videoBitsPerSecond: 1500000 });
-  const parts = [];
-  recorder.ondataavailable = (event) => parts.push(event.data);
-  const ended = new Promise((resolve) => (recorder.onstop = resolve));
-  const images = await Promise.all(pictures.map(async (source) => createImageBitmap(await (await fetch(source)).blob())));
-  pen.drawImage(images[0], 0, 0);
-  recorder.start();
-  for (const image of images) {
-    const until = performance.now() + 1000 * seconds;
-    while (performance.now() < until) {
-      pen.drawImage(image, 0, 0);
-      await new Promise((resolve) => setTimeout(resolve, 100));
-    }
-  }
-  recorder.stop();
-  await ended;
-  const bytes = new Uint8Array(await new Blob(parts).arrayBuffer());
-  let text = '';
-  for (let at = 0; at < bytes.length; at += 32768) text += String.fromCharCode(...bytes.subarray(at, at + 32768));
-  return btoa(text);
 }"""
 
 
@@ -110,25 +91,38 @@ class Keys:
 
 
 class Pictures:
-    """Pictures of a walk, kept where the environment says."""
+    """Pictures of a walk, and a film of them, kept where the environment says; nothing is made without that."""
 
     def __init__(self, name):
         folder = os.environ.get(PICTURES)
         self.folder = Path(folder) / name if folder else None
-        self.files = []
+        self.frames = []  # (PNG, milliseconds)
 
     def take(self, page, name):
+        """Keep what the page shows as a picture, and for a while in the film."""
         if self.folder:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self.files.append(self.folder / f"{len(self.files):02}-{name}.png")
-            page.screenshot(path=self.files[-1])
+            self.frames.append((page.screenshot(), SHOWN_MS))
+            (self.folder / f"{name}.png").write_bytes(self.frames[-1][0])
 
-    def record(self, browser):
-        """Write the pictures one after the other as WebM, by the browser's own encoder."""
-        if not self.files:
+    def watch(self, page, awaited):
+        """Wait for something on the page; in the film the waiting is fast."""
+        seen = []
+        until = time.monotonic() + PATIENCE_MS / 1000
+        while self.folder and not awaited.first.is_visible() and time.monotonic() < until:
+            seen.append((page.screenshot(), FAST_MS))
+            page.wait_for_timeout(FRAME_EVERY_MS)
+        self.frames += seen[:: 1 + len(seen) // MOST_FAST_FRAMES]
+        awaited.first.wait_for()
+
+    def record(self):
+        """Write the film, as an animated WebP, which README pages show."""
+        if not self.frames:
             return
-        page = browser.new_page()
-        sources = [f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}" for file in self.files]
-        film = base64.b64decode(page.evaluate(RECORD, [sources, SECONDS_SHOWN]))
-        (self.folder / "walk.webm").write_bytes(film)
-        page.close()
+        from PIL import Image
+
+        images = [Image.open(io.BytesIO(png)).convert("RGB").resize(FILM_SIZE) for png, _ in self.frames]
+        times = [shown for _, shown in self.frames]
+        # Each frame is whole (kmax): differences alone would leave shadows of former ones.
+        options = {"duration": times, "loop": 0, "quality": 55, "method": 4, "kmin": 0, "kmax": 1}
+        images[0].save(self.folder / "walk.webp", save_all=True, append_images=images[1:], **options)

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from support.runs import settings
@@ -17,6 +19,7 @@ from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.progress import say_nothing
 from thinktune.run import RunFolder
+from thinktune.run.card_lock import hold_cards
 from thinktune.run.thought_folder import ThoughtFolder, read_rounds
 from thinktune.synthesis import ThinkOptions, account_lines, think
 from thinktune.synthesis.ledger import Price
@@ -332,6 +335,19 @@ def test_the_base_itself_can_be_the_teacher(recipe_of):
     assert account["replies"] == 4  # of a model with random weights
     assert account["kept_replies"] == account["written_rows"] == 0
     assert sum(whys(account).values()) == 4
+
+
+def test_a_teacher_that_computes_here_waits_for_its_card_and_a_server_does_not(recipe_of, monkeypatch):
+    def wait(_seconds):
+        raise AssertionError("waits")
+
+    monkeypatch.setattr("thinktune.run.card_lock.time", SimpleNamespace(sleep=wait, monotonic=time.monotonic))
+    recipe = recipe_of(sums(11, 12))
+    with hold_cards(["cpu"], say_nothing, wait=True):
+        with pytest.raises(AssertionError, match="waits"):
+            think(recipe, ThinkOptions(tries=1, reply_tokens=8, wait=True), say_nothing, QUICK)
+        with teaching() as (address, _script):
+            assert thinking(recipe, address, wait=True)["questions"] == 2
 
 
 def test_a_recipe_with_replay_thinks_about_its_own_rows_and_keeps_the_replay(recipe_of, tokenizer):

@@ -9,7 +9,7 @@ from thinktune.checkpoint.manifest import has_unlisted_files, manifest_mismatche
 from thinktune.checkpoint.store import average_weight, model_step
 from thinktune.errors import UserError
 from thinktune.model.folder import stored_tensors
-from thinktune.planner.hardware import GIB
+from thinktune.planner.disk_space import spell_missing, spell_size
 from thinktune.progress import Say
 from thinktune.report import write_model_card
 from thinktune.report.model_card import edited_card
@@ -72,6 +72,6 @@ def _refuse_small_disk(place: Path, both: BothModels) -> None:
     free = shutil.disk_usage(place.parent).free
     if needed > free:
         raise UserError(
-            f"{place}: the disk has {free / GIB:.2f} GiB free, and the model may need {needed / GIB:.2f}; free "
-            f"{(needed - free) / GIB:.2f} GiB, then run this again"
+            f"{place}: the disk has {spell_size(free)} free, and the model may need {spell_size(needed)}; free "
+            f"{spell_missing(needed - free)}, then run this again"
         )

@@ -241,7 +241,9 @@ def _plan(inputs: PlanInputs) -> tuple[MemoryTierName | None, dict[str, Any]]:
         why = describe_stated(stated) if stated else f"none: {error}"
         return stated and stated.memory, {"options": [], "why": why} | ({} if stated else {"stop": str(error)})
     slow = {"precision": SLOW_PRECISION} if recipe.train.precision == "fp32" else {}
-    return made.chosen and made.chosen.setting.memory, plan.plan_as_dict(made) | slow
+    if made.chosen is None:
+        return None, plan.plan_as_dict(made) | slow | {"stop": plan.no_fit_fault(made)}
+    return made.chosen.setting.memory, plan.plan_as_dict(made) | slow
 
 
 def _run_size(inputs: PlanInputs) -> RunSize:

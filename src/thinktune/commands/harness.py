@@ -21,6 +21,7 @@ from thinktune.commands.harness_results import Result, describe_result, read_eva
 from thinktune.errors import UserError
 from thinktune.files import write_json
 from thinktune.inference import read_chat_defaults
+from thinktune.model.device import hold_own_cards
 from thinktune.progress import Say
 from thinktune.run import RunFolder
 from thinktune.run.folder import find_run
@@ -85,14 +86,14 @@ def _find_program(names: Sequence[str]) -> str | None:
     return next((path for name in names if (path := shutil.which(name, path=beside) or shutil.which(name))), None)
 
 
-def run_benchmarks(run: Path, benchmarks: Sequence[Benchmark], say: Say) -> list[dict[str, Any]]:
+def run_benchmarks(run: Path, benchmarks: Sequence[Benchmark], say: Say, *, wait: bool = False) -> list[dict[str, Any]]:
     """Ask base and tuned every benchmark over the run's API; returns the figures, which are also saved in its folder.
 
     Raises UserError where the run offers only one of both models, or a tool fails.
     """
     results: list[Result] = []
     most_tokens = read_chat_defaults(run, RunFolder(run).final).sampling.max_new_tokens
-    with _serving(run) as address:
+    with hold_own_cards(say, wait=wait, most=1), _serving(run) as address:
         for benchmark in benchmarks:
             place = RunFolder(run).harness / benchmark.tool / benchmark.name
             folders = {side: place / side for side in ("base", "tuned")}

@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, astuple, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -51,6 +51,7 @@ from thinktune.inference import Endpoint, Request, SamplingParams
 from thinktune.inference.session import load_engine
 from thinktune.model import CausalLM, evaluate_loss, pack, pick_device, pick_precision
 from thinktune.model.admission import admit_model
+from thinktune.model.device import hold_own_cards
 from thinktune.progress import ProgressReporter, Say
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.base_model import refuse_other_weights
@@ -71,6 +72,7 @@ class EvalOptions:
 
     `endpoints` maps base and tuned to a URL, or URL#MODEL; if empty, the models run in this process. `judge` is such an
     address too. `thinking` is the mode that both models are asked in: with reasoning, without, or, if it is None, both.
+    With `wait` models that are loaded here wait for their card.
     """
 
     tasks: tuple[Path, ...] = ()
@@ -81,6 +83,7 @@ class EvalOptions:
     endpoints: Mapping[str, str] = field(default_factory=dict[str, str])
     judge: str | None = None
     exams: ExamRequest | None = None
+    wait: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +152,10 @@ def evaluate_run(folder: Path, say: Say, options: EvalOptions | None = None) -> 
         write_json_lines(evaluation_folder.tasks, map(task_to_record, tasks))
         write_json(evaluation_folder.settings, settings_to_record(settings))
         evaluations.append(Evaluation(evaluation_folder, recipe, settings, tasks, proves, asked, say))
-    for side in SIDES:
-        evaluate_side(evaluations, side, sources[side])
+    loads = not options.endpoints and any(lacks_replies(evaluations, side) for side in SIDES)
+    with hold_own_cards(say, wait=options.wait, most=1) if loads else nullcontext():
+        for side in SIDES:
+            evaluate_side(evaluations, side, sources[side])
     if options.judge:
         _judge_answers(evaluations[0], options.judge)
     return _score([evaluation.folder for evaluation in evaluations], model)
@@ -305,9 +310,8 @@ def evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) ->
                 for evaluation, tasks in zip(evaluations, missing, strict=True):
                     _generate_replies(evaluation, side, tasks, engine, MAX_ENDPOINT_CONCURRENCY)
     else:
-        unmeasured = [each for each in evaluations if not _has_losses(each, side)]
-        unanswered = any(missing_budgets(each.settings, each.tasks, each.folder, side) for each in evaluations)
-        if any(missing) or unmeasured or unanswered:
+        if lacks_replies(evaluations, side):
+            unmeasured = [each for each in evaluations if not _has_losses(each, side)]
             first.say(f"{side}: {source}")
             precision = pick_precision(recipe.train.precision, pick_device(), recipe.train.memory)
             trusted = recipe.model.trust_remote_code
@@ -331,6 +335,15 @@ def evaluate_side(evaluations: Sequence[Evaluation], side: str, source: Path) ->
             if pick_device().type != "cpu":
                 torch.accelerator.empty_cache()
     _share_replies(evaluations, side)
+
+
+def lacks_replies(evaluations: Sequence[Evaluation], side: str) -> bool:
+    """Return True if a side's model must be asked or measured for what the evaluations lack."""
+    return (
+        any(_missing_replies(evaluations, side))
+        or not all(_has_losses(each, side) for each in evaluations)
+        or any(missing_budgets(each.settings, each.tasks, each.folder, side) for each in evaluations)
+    )
 
 
 def is_evaluated(evaluation: Evaluation, side: str) -> bool:

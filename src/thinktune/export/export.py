@@ -19,7 +19,7 @@ from thinktune.export.source import FACTS_FILE, ModelSource
 from thinktune.export.targets import Target
 from thinktune.export.verification import Verification, verify_export
 from thinktune.files import fsync_folder, fsync_tree, name_path, read_json, write_json
-from thinktune.planner.hardware import GIB
+from thinktune.planner.disk_space import spell_missing, spell_size
 from thinktune.progress import ProgressReporter, Say
 from thinktune.report import write_model_card
 
@@ -227,8 +227,8 @@ def _refuse_small_disk(folder: Path, targets: Sequence[Target]) -> None:
     needed = sum(target.size_bytes for target in targets) + OTHER_FILES_BYTES
     if needed > free:
         raise UserError(
-            f"{folder}: the disk has {free / GIB:.2f} GiB free, and the exports need {needed / GIB:.2f}; free "
-            f"{(needed - free) / GIB:.2f} GiB, name fewer targets, or another disk with --to"
+            f"{folder}: the disk has {spell_size(free)} free, and the exports need {spell_size(needed)}; free "
+            f"{spell_missing(needed - free)}, name fewer targets, or another disk with --to"
         )
 
 

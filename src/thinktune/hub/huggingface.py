@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from thinktune.files import atomic_write_text, refuse_unsafe_paths
+from thinktune.hub.download_progress import follow_download
 from thinktune.hub.verification import (
     MAX_ATTEMPTS,
     MAX_WORKERS,
@@ -69,10 +70,14 @@ def download_from_huggingface(
     def download_large(file: str) -> None:
         _download_large_file(snapshot, file, *listing[file])
 
-    with ThreadPoolExecutor(MAX_WORKERS) as pool:
-        list(pool.map(download_large, [file for file in wrong if _is_large(*listing[file])]))
+    def measure() -> int:
+        return sum(_bytes_there(repository / "blobs" / listing[file][1], folder / file) for file in wrong)
+
     patterns = [glob.escape(file) for file in listing] if choose else None
-    snapshot_download(name, repo_type=repo_type, revision=commit, token=token, allow_patterns=patterns)
+    with follow_download(sum(listing[file][0] for file in wrong), measure):
+        with ThreadPoolExecutor(MAX_WORKERS) as pool:
+            list(pool.map(download_large, [file for file in wrong if _is_large(*listing[file])]))
+        snapshot_download(name, repo_type=repo_type, revision=commit, token=token, allow_patterns=patterns)
     if wrong := mismatched_files(folder, {file: listing[file] for file in wrong}):
         _remove_with_blobs(folder, wrong)
         raise ChecksumMismatchError(", ".join(wrong))
@@ -114,6 +119,12 @@ def _download_large_file(snapshot: _Snapshot, file: str, size: int, sha256: str)
             partial.unlink()
             raise ChecksumMismatchError(file)
         partial.replace(blob)
+
+
+def _bytes_there(blob: Path, file: Path) -> int:
+    """Return the bytes of a file, or of the part of it that is there; where nothing can be linked it has no blob."""
+    partial = blob.with_name(f"{blob.name}.incomplete")
+    return next((path.stat().st_size for path in (blob, partial, file) if path.exists()), 0)
 
 
 def limit_timeouts(answer_seconds: int) -> None:

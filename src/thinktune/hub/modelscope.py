@@ -3,11 +3,13 @@
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from thinktune.files import refuse_unsafe_paths, write_json
+from thinktune.hub.download_progress import follow_download
 from thinktune.hub.verification import (
     MAX_ATTEMPTS,
     MAX_WORKERS,
@@ -69,12 +71,15 @@ def download_from_modelscope(
     ]
     # An empty list downloads nothing and returns the folder.
     folder = Path(client.download_repo(name, repo_type, revision=revision, file_list=[]))
-    # The client tries every file before it gives up: with a few at a time, a hub that hangs is noticed early.
-    for start in range(0, len(entries), MAX_WORKERS):
-        options = {"revision": revision, "file_list": entries[start : start + MAX_WORKERS], "max_workers": MAX_WORKERS}
-        retry_while_progressing(
-            lambda options=options: client.download_repo(name, repo_type, **options), lambda: folder_bytes(folder)
-        )
+    total_bytes = sum(file.size or 0 for file in files if file.path in wanted)
+    with follow_download(total_bytes or None, lambda: _bytes_there(folder, wanted)):
+        # The client tries every file before it gives up: with a few at a time, a hub that hangs is noticed early.
+        for start in range(0, len(entries), MAX_WORKERS):
+            options = {"revision": revision, "file_list": entries[start : start + MAX_WORKERS]}
+            retry_while_progressing(
+                lambda options=options: client.download_repo(name, repo_type, max_workers=MAX_WORKERS, **options),
+                lambda: folder_bytes(folder),
+            )
     _remove_unlisted(folder, names)
     if choose:
         return folder
@@ -82,6 +87,18 @@ def download_from_modelscope(
     with contextlib.suppress(OSError):  # a read-only cache will do as well
         write_json(folder / LISTING_FILE, listing)
     return folder
+
+
+def _bytes_there(folder: Path, names: Collection[str]) -> int:
+    """Return the bytes of files that are there, of one under way those of its parts, as the client names them."""
+    there = 0
+    for name in names:
+        file = folder / name
+        parts = re.compile(re.escape(file.name) + r"(\.incomplete|_\d+_\d+)")
+        siblings = list(os.scandir(file.parent)) if not file.exists() and file.parent.is_dir() else []
+        there += sum(one.stat().st_size for one in siblings if parts.fullmatch(one.name))
+        there += file.stat().st_size if file.exists() else 0
+    return there
 
 
 def _remove_unlisted(folder: Path, names: Collection[str]) -> None:

@@ -140,8 +140,8 @@ def _wrong_files(repository: HubRepository, upload: ModelUpload) -> list[str]:
 def _send_files(repository: HubRepository, upload: ModelUpload, names: list[str], say: Say) -> None:
     """Send files, several at once, the largest first; the first error stops them all."""
     total = sum(upload.files[name][0] for name in names)
-    reporter = ProgressReporter(say, "MB", max(1, total // 10**6))
-    transfer = Transfer(lambda sent: reporter.update(sent // 10**6))
+    reporter = ProgressReporter(say, "MB", total, what="bytes sent", size=10**6)
+    transfer = Transfer(reporter.update)
     largest_first = sorted(names, key=lambda name: -upload.files[name][0])
     with ThreadPoolExecutor(UPLOAD_WORKERS) as pool:
         started = [pool.submit(repository.send, upload, name, transfer) for name in largest_first]

@@ -2,7 +2,10 @@
 
 import math
 import os
+import re
 import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal
@@ -12,8 +15,10 @@ from torch import Tensor
 
 from thinktune.config import MemoryTierName
 from thinktune.config.schema import Precision
-from thinktune.errors import shorten_error
+from thinktune.errors import UserError, shorten_error
 from thinktune.optim import TIERS
+from thinktune.progress import Say
+from thinktune.run.card_lock import hold_cards
 
 # Compute capabilities from which NVIDIA cards have a feature.
 MIN_TRITON_CAPABILITY, MIN_FLASH_CAPABILITY, MIN_FLOAT8_CAPABILITY = (7, 0), (8, 0), (8, 9)
@@ -27,6 +32,34 @@ def pick_device() -> torch.device:
         torch.accelerator.set_device_index(int(local_rank))
         return torch.device(found.type, int(local_rank))
     return found or torch.device("cpu")
+
+
+def device_count() -> int:
+    """Return the number of accelerators of this machine; the CPU is not one."""
+    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+
+
+@contextmanager
+def hold_own_cards(say: Say, *, wait: bool, most: int | None = None) -> Generator[int]:
+    """Hold the locks of the cards that a verb here uses, and yield how many they are; 0 is the CPU, which has one, too.
+
+    They are all that are visible, or the first `most`, and named by what CUDA_VISIBLE_DEVICES says, since asking a card
+    would take memory of it. With `wait`, other verbs on them are waited for. Raises UserError where torchrun was
+    started by hand: its processes cannot wait alike.
+    """
+    if wait and "RANK" in os.environ:
+        raise UserError("--wait: works where thinktune starts the processes; leave it out under torchrun")
+    count = device_count()
+    kind = torch.accelerator.current_accelerator() if count else None
+    with hold_cards(card_names(kind.type, count)[:most] if kind else ["cpu"], say, wait=wait):
+        yield count if most is None else min(count, most)
+
+
+def card_names(kind: str, count: int) -> list[str]:
+    """Name the first visible cards as their locks do, in the order in which this process numbers them."""
+    named = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
+    numbers = [re.sub(r"[^\w-]", "-", part) for part in named][:count] if len(named) >= count else range(count)
+    return [f"{kind}-{number}" for number in numbers]
 
 
 def pick_precision(

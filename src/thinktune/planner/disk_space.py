@@ -85,7 +85,7 @@ def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | Non
     found = disk_space(folder)
     if not (missing := found.missing_bytes(requirements)):
         return None
-    free, needed, checkpoint, best, final, missing = (
+    free, needed, checkpoint, best, final = (
         spell_size(size)
         for size in (
             found.free_bytes,
@@ -93,13 +93,12 @@ def describe_shortage(folder: Path, requirements: DiskRequirements) -> str | Non
             requirements.checkpoint_bytes,
             requirements.weights_bytes,
             requirements.final_bytes,
-            missing,
         )
     )
     return (
         f"{folder}: the disk has {free} free, and the run needs {needed} more (two checkpoints of {checkpoint}, the "
         f"best weights {best}, other files {spell_size(OTHER_FILES_BYTES)}; the final model of {final} replaces the "
-        f"second checkpoint); free {missing}, or set runs_folder=... to another disk"
+        f"second checkpoint); free {spell_missing(missing)}, or set runs_folder=... to another disk"
     )
 
 
@@ -140,3 +139,9 @@ def describe_disk(facts: dict[str, Any]) -> str:
 def spell_size(size_bytes: int) -> str:
     """Spell a size in GiB, or in MiB where it is smaller than one GiB."""
     return f"{size_bytes / GIB:,.2f} GiB" if size_bytes >= GIB else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def spell_missing(size_bytes: int) -> str:
+    """Spell a size that somebody is to free: never less than it."""
+    step = GIB / 100 if size_bytes >= GIB else 2**20 / 10
+    return spell_size(math.ceil(math.ceil(size_bytes / step) * step))

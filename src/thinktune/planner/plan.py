@@ -1,5 +1,6 @@
 """Choice of a run's setting: all are predicted, and the best that fits is taken: quality first, then speed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -171,6 +172,11 @@ def with_setting(train: TrainConfig, setting: Setting) -> TrainConfig:
     return train.model_copy(update=asdict(setting))
 
 
+def no_fit_fault(plan: Plan) -> str:
+    """Return why a run cannot start on the card of a plan that chose nothing, and what to do."""
+    return f"train.memory: {plan.reason}"
+
+
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
     """Return the plan as JSON values."""
     return {
@@ -314,7 +320,7 @@ def _explain_choice(chosen: Option, card: Card, train: TrainConfig) -> str:
 
 def _explain_no_fit(options: Sequence[Option], card: Card) -> str:
     smallest = _smallest(options)
-    needed = smallest.needed_bytes / (1 - FREE_MEMORY_MARGIN) / GIB
+    needed = math.ceil(10 * smallest.needed_bytes / (1 - FREE_MEMORY_MARGIN) / GIB) / 10  # a card of it must do
     return (
         f"nothing fits {card.name} ({card.memory_gib:.1f} GiB); the smallest setting is "
         f"{describe_setting(smallest.setting)}, which needs a card of {needed:.1f} GiB: lower data.max_tokens or the "

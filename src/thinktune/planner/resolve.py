@@ -22,7 +22,7 @@ from thinktune.model.proof import ModelTraits
 from thinktune.model.transforms import can_compile
 from thinktune.planner.hardware import Card, Cluster, card_from_driver, find_cluster
 from thinktune.planner.memory import Setting, Workload, most_batch_sizes
-from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan, stated_budget
+from thinktune.planner.plan import Plan, cpu_default, describe_setting, make_plan, no_fit_fault, stated_budget
 from thinktune.planner.steps import RunSteps
 from thinktune.progress import Say
 from thinktune.run.reading import read_environment
@@ -106,7 +106,7 @@ def _planned_setting(inputs: PlanInputs, say: Say, world: World) -> Setting:
         say(describe_stated(stated))
         return stated
     if plan.chosen is None:
-        raise UserError(f"train.memory: {plan.reason}")
+        raise UserError(no_fit_fault(plan))
     say(f"plan for {plan.card.name}: {describe_setting(plan.chosen.setting)} ({plan.reason})")
     return plan.chosen.setting
 

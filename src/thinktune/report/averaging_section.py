@@ -8,10 +8,11 @@ from markupsafe import Markup
 
 from thinktune.checkpoint.store import average_weight
 from thinktune.eval.averaging.curve import Curve, CurvePoint, Figure, read_curve
+from thinktune.eval.statistics import Interval
 from thinktune.report.card_words import figure_text, measure_name
 from thinktune.report.html import BilingualText, Label
 from thinktune.report.svg_charts import Axes
-from thinktune.report.tradeoff_chart import Estimate, TradeoffPoint, share_estimate, tradeoff_chart, weight_name
+from thinktune.report.tradeoff_chart import TradeoffPoint, share_in_per_cent, tradeoff_chart, weight_name
 from thinktune.run import RunFolder
 
 
@@ -126,8 +127,8 @@ def _lower_first(text: str) -> str:
     return text[0].lower() + text[1:]
 
 
-def _share(figure: Figure) -> Estimate:
-    return share_estimate(figure.value, figure.low, figure.high)
+def _share(figure: Figure) -> Interval:
+    return share_in_per_cent(figure.value, figure.low, figure.high)
 
 
 def _texts(measure: str, figure: Figure, *, change: bool = False) -> tuple[BilingualText, BilingualText]:

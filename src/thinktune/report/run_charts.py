@@ -90,7 +90,7 @@ def draw_charts(
 
     With `steps`, those of the plan, the charts of losses leave room for what is still to come.
     """
-    epochs = epoch_marks(train)
+    epochs = epoch_marks(train, steps)
     charts = {
         "loss": line_chart(
             [
@@ -200,12 +200,14 @@ def clock(train: Sequence[Record]) -> dict[str, list[float]]:
     return {key: values for key, values in thinned.items() if values[-1] > 0}
 
 
-def epoch_marks(train: Sequence[Record]) -> list[tuple[float, BilingualText | str]]:
-    """Return the step and label at the end of each epoch except the last."""
+def epoch_marks(train: Sequence[Record], steps: int | None = None) -> list[tuple[float, BilingualText | str]]:
+    """Return the step and label at the end of each epoch except the last; with `steps`, of those to come as well."""
     paced = [record for record in train if has_finite_value(record, "epoch") and record["epoch"] > 0]
     if not paced:
         return []
     step, epochs = paced[-1]["step"], paced[-1]["epoch"]
+    if steps and steps > step:
+        step, epochs = steps, epochs * steps / step
     stride = math.ceil(epochs / MAX_EPOCH_MARKS)
     numbers = range(stride, math.ceil(epochs), stride)
     every = math.ceil(len(numbers) / MAX_NAMED_EPOCH_MARKS) or 1

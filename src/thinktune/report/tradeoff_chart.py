@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from thinktune.eval.statistics import Interval
 from thinktune.report.html import BilingualText, Label, both
 from thinktune.report.svg_charts import BOTTOM_MARGIN, LEFT_MARGIN, RIGHT_MARGIN, TOP_MARGIN, Axes, Frame, ticks
 
@@ -19,20 +20,11 @@ NAME_DISTANCE, NAME_HEIGHT, LETTER_WIDTH = (
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure and its interval, in the units of the axis."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class TradeoffPoint:
-    """A model: its figures on both axes, its name beside the point, and whether it is the chosen one."""
+    """A model: its figures in the units of the axes, its name beside the point, and whether it is the chosen one."""
 
-    x: Estimate
-    y: Estimate
+    x: Interval
+    y: Interval
     name: Label
     is_chosen: bool = False
 
@@ -147,9 +139,9 @@ def _in_both(name: Label) -> BilingualText:
     return BilingualText(name, name) if isinstance(name, str) else name
 
 
-def share_estimate(value: float, low: float, high: float) -> Estimate:
-    """Return a share's estimate in per cent."""
-    return Estimate(100 * value, 100 * low, 100 * high)
+def share_in_per_cent(value: float, low: float, high: float) -> Interval:
+    """Return a share and its interval in per cent."""
+    return Interval(100 * value, 100 * low, 100 * high)
 
 
 def weight_name(weight: float) -> Label:

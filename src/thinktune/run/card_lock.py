@@ -21,10 +21,11 @@ WAITS_FOR_CARD = "card is in use"  # as the progress file names it
 
 @contextmanager
 def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]:
-    """Hold the locks of cards, by name, while the block runs; with `wait`, once nobody else trains on them.
+    """Hold the locks of cards, by name, while the block runs; with `wait`, once nobody else uses them.
 
-    Every run shares a card's lock of use, so a run that waits sees all others; those that wait take turns by a second
-    lock. Without `wait` a lock that cannot be had stops nothing. Raises UserError where waiting is not possible.
+    Every verb that computes on a card shares its lock of use, so one that waits sees all others; those that wait take
+    turns by a second lock. One that holds a card may start others on it, which do not wait. Without `wait` a lock that
+    cannot be had stops nothing. Raises UserError where waiting is not possible.
     """
     if os.name != "posix":
         if wait:
@@ -42,6 +43,16 @@ def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]
                 with suppress(OSError):  # a cache that nobody may write in
                     _share(held, folder / f"{card}.use")
         yield
+
+
+def cards_in_use() -> set[str]:
+    """Name the cards of this machine that somebody holds; what cannot be asked counts as free."""
+    names: set[str] = set()
+    for file in (cache_folder().parent / "cards").glob("*.use") if os.name == "posix" else ():
+        with suppress(OSError), ExitStack() as probe:
+            if not _take(probe, file, fcntl.LOCK_EX):
+                names.add(file.stem)
+    return names
 
 
 def _wait_for(held: ExitStack, file: Path, say: Say) -> None:

@@ -1,7 +1,8 @@
 """The process of one act: runs a verb of the command line, passes signals on, and writes how it ended.
 
 It has a session of its own, so it survives the studio, a closed terminal and a closed tab. It is started by its file's
-path and imports next to nothing, so that it is there at once.
+path and imports next to nothing, so that it is there at once. Should it be killed, its verb goes on and holds the act's
+lock.
 """
 
 import os
@@ -13,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
-
 from thinktune.files import read_json, write_json
 
+if os.name == "posix":  # the studio refuses to start elsewhere
+    import fcntl
+
 STOPPED_CODE = 130  # of an act that was stopped before its verb began, as shells have it
+LOCK_SECONDS = 1.0  # for which a lock is tried: others take it for a moment, to ask whether it is held
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
@@ -49,12 +52,17 @@ class ActFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the act's process while it lives."""
+        """Held while the act's process or its verb lives."""
         return self.path / "lock"
 
     @property
+    def watcher(self) -> Path:
+        """Held by the act's process alone."""
+        return self.path / "watcher"
+
+    @property
     def process(self) -> Path:
-        """The numbers of its processes, true while the lock is held."""
+        """The numbers of its processes, each true while its lock is held."""
         return self.path / "process.json"
 
     @property
@@ -67,26 +75,42 @@ class ActFolder:
         """Its exit code and when it ended; whole or absent."""
         return self.path / "exit.json"
 
+    @property
+    def verb_exit(self) -> Path:
+        """The same as the verb itself says, for where its process was killed and nobody else knows."""
+        return self.path / "verb-exit.json"
+
 
 def run_act(folder: Path) -> int:
     """Run the act of a folder and return its exit code; 1 where it runs already or has ended."""
     act = ActFolder(folder)
-    lock = FileLock(act.lock)
-    try:
-        lock.acquire(timeout=1)
-    except Timeout:
+    lock, watcher = _take(act.lock), _take(act.watcher)
+    if lock is None or watcher is None or act.exit.exists():
         return 1
     try:
-        if act.exit.exists():
-            return 1
-        code = _run_verb(act)
+        code = _run_verb(act, lock)
         write_json(act.exit, {"code": code, "ended_at": time.time()})
     finally:
-        lock.release()
+        fcntl.flock(lock, fcntl.LOCK_UN)  # also where the verb left a process behind, which inherited it
     return code
 
 
-def _run_verb(act: ActFolder) -> int:
+def _take(file: Path) -> int | None:
+    """Return a descriptor that holds a file's lock until the process ends; None where another one keeps it."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    ends_at = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() >= ends_at:
+                os.close(descriptor)
+                return None
+            time.sleep(LOCK_SECONDS / 50)
+
+
+def _run_verb(act: ActFolder, lock: int) -> int:
     record = read_json(act.record)
     environment = os.environ | record["environment"]
     heard, passed_on = 0, 0  # signals
@@ -113,6 +137,7 @@ def _run_verb(act: ActFolder) -> int:
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,  # so that a signal comes once, from here
+            pass_fds=[lock],  # so that the act's lock is held as long as either lives
         )
         write_json(act.process, {"process": os.getpid(), "verb": verb.pid})
         if not passed_on and (heard or act.stop.exists()):  # asked before there was a process to pass it on to

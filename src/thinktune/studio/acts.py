@@ -4,18 +4,20 @@ import codecs
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from thinktune.errors import Stopped, redact
+from thinktune.exit_codes import EXIT_FILE_VARIABLE
 from thinktune.files import read_json, write_json
 from thinktune.http import ApiError
 from thinktune.progress import PROGRESS_FILE_VARIABLE
@@ -34,6 +36,8 @@ START_SECONDS = 20  # within which an act's process takes its lock, on a busy ma
 DAMAGE = (OSError, ValueError, LookupError, TypeError, AttributeError)  # of an act whose files are not as we write them
 MAX_LOG_BYTES = 2**18  # of one answer
 MAX_ERROR_BYTES = 2**16  # of standard error, from its end
+KEPT_ACTS = 1000  # the newest; a list for people shows 200
+SLACK = 1.1  # times as many are there before old ones are looked for, since all are read for that
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class Act:
     ended_at: float | None = None
     progress: dict[str, Any] | None = None
     errors: list[str] = field(default_factory=list[str])
-    """Sentences of a failed act, as its standard error has them."""
+    """Sentences of a failed act, as its standard error has them; only where one act is looked at (`Acts.find`)."""
     stopping: bool = False
 
 
@@ -85,6 +89,7 @@ class Acts:
             "folder": str(self.folder.path),
             "environment": {
                 PROGRESS_FILE_VARIABLE: str(act.progress),
+                EXIT_FILE_VARIABLE: str(act.verb_exit),
                 LANGUAGE_VARIABLE: "en",  # what it prints is read here; the page translates it
                 "PYTHONUNBUFFERED": "1",
                 "TERM": "dumb",
@@ -100,6 +105,7 @@ class Acts:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
+        self._remove_old()
         return self.find(id)
 
     def command_of(self, verb: Verb) -> str:
@@ -121,7 +127,9 @@ class Acts:
     def find(self, id: str) -> Act:
         """Return an act; raises ApiError (404) where there is none of this id."""
         try:
-            return _read_act(ActFolder(self._folder_of(id)))
+            folder = ActFolder(self._folder_of(id))
+            act = _read_act(folder)
+            return replace(act, errors=_read_errors(folder)) if act.state in ("failed", "died") else act
         except DAMAGE:
             raise ApiError(404, f"there is no act {id!r}; its folder may have been deleted") from None
 
@@ -162,9 +170,33 @@ class Acts:
         by_ctrl_c = times == 0 or (times == 1 and act.verb in TRAINING_VERBS)
         write_json(folder.stop, {"at": time.time(), "times": times + 1})
         with suppress(*DAMAGE):
-            if is_held(folder.lock):  # so the number is still this process's
-                os.kill(read_json(folder.process)["process"], signal.SIGINT if by_ctrl_c else signal.SIGTERM)
+            if is_held(folder.lock):  # so the number of who holds it is still its own
+                numbers, asked = read_json(folder.process), signal.SIGINT if by_ctrl_c else signal.SIGTERM
+                if is_held(folder.watcher):
+                    os.kill(numbers["process"], asked)
+                else:  # killed; the verb leads a group of its own, whose number nobody else gets while one of it lives
+                    os.killpg(numbers["verb"], asked)
         return self.find(id)
+
+    def _remove_old(self) -> None:
+        """Remove acts that have ended beyond the newest KEPT_ACTS: a folder that only grows makes every list slow.
+
+        What a screen may still show stays: of each verb and what it is about the last that ended by itself, as the
+        facts of a recipe's last check. Runs, exports, evaluations and rows are elsewhere and never touched.
+        """
+        names = self._names()
+        if len(names) <= KEPT_ACTS * SLACK:
+            return
+        shown: set[str] = set()
+        for place, name in enumerate(names):
+            folder, kind, act = ActFolder(self.path / name), "", None
+            with suppress(*DAMAGE):
+                act = _read_act(folder)
+                kind = json.dumps([act.verb, act.about], sort_keys=True) if act.state in ("finished", "failed") else ""
+            lives = act.state in ("waiting", "running") if act else is_held(folder.lock)
+            if place >= KEPT_ACTS and not lives and (not kind or kind in shown):
+                shutil.rmtree(folder.path, ignore_errors=True)
+            shown.add(kind)
 
     def _folder_of(self, id: str) -> Path:
         if not id or id.startswith(".") or not id.replace("-", "").isalnum() or not id.isascii():
@@ -172,14 +204,19 @@ class Acts:
         return self.path / id
 
     def _newest_first(self, *, alive: bool = False, verb: str = "") -> Iterator[Act]:
-        with suppress(OSError):
-            names = sorted((entry.name for entry in os.scandir(self.path)), reverse=True)
-            for name in names:
-                folder = ActFolder(self.path / name)
-                if (alive and folder.exit.exists()) or (verb and f"-{verb}-" not in name):
-                    continue
-                with suppress(*DAMAGE):
-                    yield _read_act(folder)
+        for name in self._names():
+            folder = ActFolder(self.path / name)
+            if (alive and folder.exit.exists()) or (verb and f"-{verb}-" not in name):
+                continue
+            with suppress(*DAMAGE):
+                yield _read_act(folder)
+
+    def _names(self) -> "list[str]":
+        """List the ids of all acts, the newest first."""
+        try:
+            return sorted((entry.name for entry in os.scandir(self.path)), reverse=True)
+        except OSError:  # none has been started yet
+            return []
 
 
 def _read_act(folder: ActFolder) -> Act:
@@ -197,25 +234,31 @@ def _read_act(folder: ActFolder) -> Act:
         code=ending.get("code"),
         ended_at=ending.get("ended_at"),
         progress=_read_progress(folder) if state in ("waiting", "running") else None,
-        errors=_read_errors(folder) if state in ("failed", "died") else [],
         stopping=state in ("waiting", "running") and folder.stop.exists(),
     )
 
 
 def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str, Any]]:
     if folder.exit.exists():
-        ending = read_json(folder.exit)
-        code = ending["code"]
-        if code == 0:
-            return "finished", ending
-        return ("stopped" if code in STOPPED_CODES else "failed"), ending
+        return _read_ending(folder.exit)
     if is_held(folder.lock):
         waits = (_read_progress(folder) or {}).get("waits", False)
         return ("waiting" if waits else "running"), {}
     if folder.exit.exists():  # written while we looked
-        return _state_of(folder, started_at)
-    starts = not folder.process.exists() and time.time() - started_at < START_SECONDS
-    return ("waiting" if starts else "died"), {}
+        return _read_ending(folder.exit)
+    if folder.verb_exit.exists():  # the act's own process was killed before its verb ended
+        return _read_ending(folder.verb_exit)
+    if not folder.process.exists() and time.time() - started_at < START_SECONDS:
+        return "waiting", {}
+    return ("stopped" if folder.stop.exists() else "died"), {}
+
+
+def _read_ending(file: Path) -> tuple[ActState, dict[str, Any]]:
+    ending = read_json(file)
+    code = ending["code"]
+    if code == 0:
+        return "finished", ending
+    return ("stopped" if code in STOPPED_CODES else "failed"), ending
 
 
 def _read_progress(folder: ActFolder) -> dict[str, Any] | None:

@@ -1,5 +1,6 @@
 """The studio's folder, which is its whole state: recipes, files of rows and runs; nothing outside it is reached."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -25,6 +26,15 @@ class StudioFolder:
 
     path: Path
     _tree: FolderTree
+
+    @property
+    def shown(self) -> str:
+        """The folder as a page shows it: from the user's home on, as `~/…`, where it is below that."""
+        with suppress(RuntimeError):  # nobody's home
+            home = Path.home().resolve()
+            if home in self.path.parents and home != Path(home.anchor):
+                return f"~/{self.path.relative_to(home).as_posix()}"
+        return str(self.path)
 
     @classmethod
     def open(cls, path: Path) -> "StudioFolder":

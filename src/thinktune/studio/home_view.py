@@ -1,6 +1,5 @@
 """The first screen: what the folder holds, what goes on in it, and its runs, page by page."""
 
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from thinktune.errors import UserError
 from thinktune.http import ApiError
+from thinktune.studio.recipes.nvidia_smi import NvidiaCard, ask_nvidia_smi
 from thinktune.studio.run_summary import changed_at, read_summary
 from thinktune.studio.studio import Studio
 
@@ -38,7 +38,7 @@ def add_home_routes(app: FastAPI, studio: Studio) -> None:
         ]
         return JSONResponse(
             {
-                "folder": str(folder.path),
+                "folder": folder.shown,
                 "version": _version(),
                 "recipes": recipes,
                 "rows": folder.row_files(),
@@ -103,39 +103,17 @@ class Cards:
     """Names and memory of this machine's NVIDIA cards, as nvidia-smi says; asked at most every few seconds."""
 
     def __init__(self) -> None:
-        self._read_at, self._cards = -CARD_SECONDS, list[dict[str, Any]]()
+        self._read_at, self._cards = -CARD_SECONDS, list[NvidiaCard]()
 
     def read(self) -> list[dict[str, Any]]:
-        """Return {name, used_mib, total_mib, percent} of each card; none where there is no card or no such program."""
+        """Return {name, used_mib, total_mib, percent, in_use} of each card; none where there is no such program."""
         if time.monotonic() - self._read_at >= CARD_SECONDS:
-            self._read_at, self._cards = time.monotonic(), _ask_cards()
-        return self._cards
-
-
-def _ask_cards() -> list[dict[str, Any]]:
-    query = "--query-gpu=name,memory.used,memory.total,utilization.gpu"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=3,
-            check=True,
-        )
-        lines = [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+            self._read_at, self._cards = time.monotonic(), ask_nvidia_smi()
         return [
-            {"name": name, "used_mib": _number(used), "total_mib": _number(total), "percent": _number(percent)}
-            for name, used, total, percent in lines
+            {"name": card.name, "used_mib": card.used_mib, "total_mib": card.total_mib, "percent": card.percent}
+            | {"in_use": card.in_use}
+            for card in self._cards
         ]
-    except (OSError, subprocess.SubprocessError, ValueError):
-        return []
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:  # "[N/A]"
-        return None
 
 
 def _version() -> str:

@@ -27,9 +27,9 @@ from thinktune.run.environment import shell_command
 from thinktune.run.resume import is_locked, training_process
 from thinktune.studio.acts import Act
 from thinktune.studio.live_runs import LiveRuns, run_signature
+from thinktune.studio.navigation import find_recipe_and_run
 from thinktune.studio.studio import Studio
 from thinktune.studio.verbs import TrainVerb, Verb
-from thinktune.studio.way import find_way
 
 POLL_SECONDS = 1.0
 CLOSING_SECONDS = 0.25  # between looks whether the server is ending
@@ -128,8 +128,8 @@ def _add_shown_pages(app: FastAPI, studio: Studio) -> None:
 
 def _surroundings(studio: Studio, name: str, path: Path) -> dict[str, Any]:
     """Return what is around a run: its recipe, the act that trains it, its page, and when its journal last grew."""
-    way = find_way(studio.folder, name)
-    act = next(iter(training_acts(studio, way.recipe)), None)
+    found = find_recipe_and_run(studio.folder, name)
+    act = next(iter(training_acts(studio, found.recipe)), None)
     process = training_process(path)
     folder = RunFolder(path)
     changed_at = None
@@ -138,12 +138,12 @@ def _surroundings(studio: Studio, name: str, path: Path) -> dict[str, Any]:
     report = studio.folder.name_of(folder.report)
     return {
         "run": name,
-        "recipe": way.recipe,
+        "recipe": found.recipe,
         "act": act and act.id,
         "act_state": act and act.state,
         "changed_at": changed_at,
         "report": shown_page_address(studio, report) if folder.report.is_file() else None,
-        "command": way.recipe and shell_command("train", way.recipe),
+        "command": found.recipe and shell_command("train", found.recipe),
         "stopping": (act is not None and act.stopping) or (name, process) in studio.stopped_processes,
         "stoppable": act is not None or process is not None,
     }
@@ -177,7 +177,7 @@ def _trains(run: Path) -> bool:
 def _stop_run(studio: Studio, name: str) -> dict[str, Any]:
     """Ask a run to stop where nothing is lost, whoever started it; asked again, nothing more is done."""
     path = studio.folder.find_run(name)
-    if acts := training_acts(studio, find_way(studio.folder, name).recipe):
+    if acts := training_acts(studio, find_recipe_and_run(studio.folder, name).recipe):
         for act in acts:
             if not act.stopping:
                 studio.acts.stop(act.id)

@@ -32,6 +32,7 @@ from thinktune.progress import Say
 from thinktune.studio.acts import Acts
 from thinktune.studio.folder import StudioFolder
 from thinktune.studio.home_view import add_home_routes
+from thinktune.studio.navigation import add_navigation_routes
 from thinktune.studio.proof_view import add_proof_routes
 from thinktune.studio.recipes import add_recipe_routes, refuse_overrides
 from thinktune.studio.rows import add_rows_routes
@@ -42,7 +43,6 @@ from thinktune.studio.take_home_view import add_take_home_routes
 from thinktune.studio.talk import add_talk_routes
 from thinktune.studio.think_view import add_think_routes
 from thinktune.studio.verbs import parse_verb
-from thinktune.studio.way import add_way_routes
 
 # The first that fits an address. The chat page is shown in a frame of the studio's, and in no other page's.
 POLICIES = {
@@ -67,7 +67,7 @@ def make_studio_app(
     add_act_routes(app, studio)
     add_home_routes(app, studio)
     add_sentence_routes(app, studio)
-    add_way_routes(app, studio)
+    add_navigation_routes(app, studio)
     add_run_routes(app, studio)
     add_proof_routes(app, studio)
     add_talk_routes(app, studio)

@@ -99,7 +99,7 @@ class _RunVerb(_Verb):
 
 
 class EvalVerb(_RunVerb):
-    """Base against tuned."""
+    """Base against tuned; models that are loaded wait for the card."""
 
     verb: Literal["eval"]
     tasks: Annotated[list[Text], Field(max_length=20)] = []
@@ -121,7 +121,7 @@ class EvalVerb(_RunVerb):
         options = {"exam-questions": self.exam_questions, "exam-hub": self.exam_hub, "judge": self.judge}
         options |= {"temperature": self.temperature, "seed": self.seed}
         modes = {None: [], True: ["--thinking"], False: ["--no-thinking"]}[self.thinking]
-        flags = [*_flags({"regrade": self.regrade, "no-probe": not self.probe}), *modes]
+        flags = [*_flags({"wait": not self.regrade, "regrade": self.regrade, "no-probe": not self.probe}), *modes]
         lists = [f"--{name}={value}" for name, value in each]
         return ["eval", *flags, *lists, *_options(options), "--", _there(folder, self.run)]
 
@@ -180,13 +180,13 @@ class ThinkVerb(_RecipeVerb):
         texts = ("price", "length", "judge", "teacher")
         options = {name.replace("_", "-"): getattr(self, name) for name in (*counts, *texts)}
         options |= {"to": _new(folder, self.to)}
-        flags = {"instruct": self.instruct, "hints": self.hints, "shorten": self.shorten}
+        flags = {"wait": True, "instruct": self.instruct, "hints": self.hints, "shorten": self.shorten}
         flags |= {"teacher-answers": self.teacher_answers}
         return ["think", *_flags(flags), *_options(options), "--", *self._given(folder)]
 
 
 class PilotVerb(_RecipeVerb):
-    """Rate and epochs by short runs."""
+    """Rate and epochs by short runs; they wait for the card."""
 
     verb: Literal["pilot"]
     rates: Text | None = None
@@ -197,7 +197,7 @@ class PilotVerb(_RecipeVerb):
     def argv(self, folder: StudioFolder, act: str) -> list[str]:
         """Return the arguments."""
         options = {"rates": self.rates, "epochs": self.epochs, "share": self.share, "minutes": self.minutes}
-        return ["pilot", *_options(options), "--", *self._given(folder)]
+        return ["pilot", "--wait", *_options(options), "--", *self._given(folder)]
 
 
 class AverageVerb(_RunVerb):

@@ -24,7 +24,8 @@ class ThinkOptions:
     bound all that was ever asked in the folder. `reply_tokens` None means `data.max_tokens`. `instruct` asks the
     teacher in words to think first. `hints` shows it the answer where no try was right. With `own_answers` the rows
     keep their answers, else they get the teacher's. `shorten` has reasoning rewritten that is longer than asked for,
-    instead of asking for a new one. `reasoning_tokens` are the shortest and longest that are kept.
+    instead of asking for a new one. `reasoning_tokens` are the shortest and longest that are kept. With
+    `wait` a teacher that is loaded here waits for its card.
     """
 
     teacher: str | None = None
@@ -43,6 +44,7 @@ class ThinkOptions:
     judge: str | None = None
     own_answers: bool = True
     folder: Path | None = None
+    wait: bool = False
 
     def refuse_mistakes(self) -> None:
         """Raise UserError with every mistake."""

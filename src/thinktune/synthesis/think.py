@@ -95,6 +95,10 @@ def think(recipe: Recipe, options: ThinkOptions, say: Say, patience: Patience | 
     folder = ThoughtFolder(options.folder or default_folder(recipe, "-short" if options.shorten else ""))
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
+        if not (options.teacher and is_address(options.teacher)):
+            from thinktune.model.device import hold_own_cards  # imported late: a server needs no torch
+
+            stack.enter_context(hold_own_cards(say, wait=options.wait, most=1))
         opened = _open(options.teacher, recipe, patience, say)
         engines = stack.enter_context(ExitStack())
         engines.callback(opened.engine.close)

@@ -6,13 +6,11 @@ from typing import Any
 
 import thinktune
 from thinktune.train.context import evaluation_interval_steps
-from thinktune.train.launcher import device_count, hold_own_cards, launch_workers, process_group
+from thinktune.train.launcher import launch_workers, process_group
 from thinktune.train.loop import train
 
 __all__ = [
-    "device_count",
     "evaluation_interval_steps",
-    "hold_own_cards",
     "launch_workers",
     "process_group",
     "train",

@@ -8,9 +8,14 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from thinktune.errors import Stopped
+from thinktune.run.status import RunStatus, record_ending
 from thinktune.translation import translate
+
+if TYPE_CHECKING:
+    from thinktune.train.state import Run
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 KEYBOARD = "Ctrl-C"  # what people call SIGINT
@@ -36,6 +41,7 @@ class StopRequest:
         self._deadline = None if limit_seconds is None else time.monotonic() + limit_seconds
         self._may_raise = self._catches_signals = False
         self._announce = True
+        self._run: Run | None = None
 
     @property
     def due(self) -> bool:
@@ -47,6 +53,10 @@ class StopRequest:
     def reserve(self, seconds: float) -> None:
         """Stop at least so many seconds before the time limit."""
         self._reserve_seconds = max(self._reserve_seconds, seconds)
+
+    def follow_run(self, run: "Run | None") -> None:
+        """Take the run whose journal is to say so where a second Ctrl-C ends it; None where none trains."""
+        self._run = run
 
     def set_reason(self, reason: str) -> None:
         """Take the reason that all ranks agreed on."""
@@ -102,6 +112,9 @@ class StopRequest:
         if self.reason is not None and number == signal.SIGINT:
             if self._announce:
                 _write_to_stderr("stopped; run the same command to resume from the last checkpoint")
+            if self._run is not None:
+                with suppress(Exception):  # whatever is wrong with the journal, the run ends
+                    record_ending(self._run.context.folder, RunStatus("stopped", self._run.state.step, KEYBOARD))
             os._exit(FORCED_EXIT_CODE)  # as a power cut would: the last checkpoint is whole
         if self.reason is None:
             self.reason = KEYBOARD if number == signal.SIGINT else signal.Signals(number).name

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import signal
 import sys
 from collections.abc import Generator, Sequence
@@ -11,38 +10,13 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
-import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from thinktune.distributed import World, destroy_distributed, init_distributed, report_first_error
-from thinktune.errors import Stopped, UserError
+from thinktune.errors import Stopped
 from thinktune.model import pick_device
-from thinktune.progress import Say
-from thinktune.run.card_lock import hold_cards
 from thinktune.train.interrupt import SIGNALS
-
-
-def device_count() -> int:
-    """Return the number of accelerators of this machine; the CPU is not one."""
-    return torch.accelerator.device_count() if torch.accelerator.is_available() else 0
-
-
-@contextmanager
-def hold_own_cards(say: Say, *, wait: bool) -> Generator[int]:
-    """Hold the locks of the cards that a run here uses, and yield how many they are; 0 is the CPU, which has one, too.
-
-    They are named by what CUDA_VISIBLE_DEVICES says, since asking a card would take memory of it. With `wait`, other
-    runs on them are waited for. Raises UserError where torchrun was started by hand: its processes cannot wait alike.
-    """
-    if wait and "RANK" in os.environ:
-        raise UserError("--wait: works where thinktune starts the processes; leave it out under torchrun")
-    count = device_count()
-    kind = torch.accelerator.current_accelerator() if count else None
-    named = [part.strip() for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part.strip()]
-    numbers = [re.sub(r"[^\w-]", "-", part) for part in named][:count] if len(named) >= count else range(count)
-    with hold_cards([f"{kind.type}-{number}" for number in numbers] if kind else ["cpu"], say, wait=wait):
-        yield count
 
 
 def launch_workers(processes: int, recipe: Path, overrides: Sequence[str]) -> int:

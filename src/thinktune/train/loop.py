@@ -99,10 +99,15 @@ def _open_and_train(recipe: Recipe, stop: StopRequest, printer: Printer, command
 
 @contextmanager
 def _recorded_ending(run: Run, stop: StopRequest) -> Generator[None]:
-    """Record in the journal why a run ends before its last step, and write its page; a kill leaves no such line."""
+    """Record in the journal why a run ends before its last step, and write its page.
+
+    A second Ctrl-C leaves the line alone, a kill not even that.
+    """
+    stop.follow_run(run if run.context.world.is_main else None)
     try:
         yield
     except Exception as error:
+        stop.follow_run(None)
         if run.context.world.is_main:
             stopped = isinstance(error, Stopped)
             reason = stop.reason if stopped else "; ".join(error.faults) if isinstance(error, UserError) else None
@@ -112,6 +117,7 @@ def _recorded_ending(run: Run, stop: StopRequest) -> Generator[None]:
                 status.record_ending(folder, status.RunStatus(state, run.state.step, reason))
                 write_run_page(folder, running=False)
         raise
+    stop.follow_run(None)
 
 
 def _train(run: Run, stop: StopRequest, printer: Printer) -> None:

@@ -20,7 +20,7 @@ from thinktune.translation import translate
 def run_pilot(
     recipe: Recipe,
     typed: tuple[Path, Sequence[str]],
-    options: tuple[str | None, str | None, float | None, float],
+    options: tuple[str | None, str | None, float | None, float, bool],
     console: Console,
 ) -> PilotResult:
     """Run a recipe's pilot and print what it showed; `typed` are the recipe's path and overrides as they were typed."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from thinktune.eval import Task
 from thinktune.files import write_json
 from thinktune.hub import locate_model
 from thinktune.inference.requests import GenerationError
+from thinktune.model.device import hold_own_cards
 from thinktune.progress import Bar, Say, format_duration
 from thinktune.report.pilot_page import write_pilot_page
 from thinktune.run.pilot_folder import (
@@ -43,6 +45,7 @@ class PilotOptions:
     epochs: str | None = None
     share: float | None = None
     minutes: float = 60.0
+    wait: bool = False
 
 
 @dataclass(slots=True)
@@ -83,15 +86,17 @@ def pilot(recipe: Recipe, typed: tuple[Path, Sequence[str]], options: PilotOptio
     `typed` are the recipe's path and overrides, as they were typed, for the command that comes next. Raises UserError
     for what the user must fix, and Stopped where a signal ended it.
     """
-    started_at = time.monotonic()
     own = recipe.train
     rates, epochs = grid.parse_grid(
         options.rates, options.epochs, options.share, options.minutes, (own.learning_rate, own.epochs)
     )
     folder = pilot_folder(recipe.runs_folder, recipe.name or "run")
-    with folder.locked():
+    with ExitStack() as stack:
+        stack.enter_context(folder.locked())
         source, trusted = locate_model(recipe), recipe.model.trust_remote_code
         tokenizer, _ = read_tokenizer_with_notes(source, trust_remote_code=trusted, template=recipe.model.template)
+        stack.enter_context(hold_own_cards(say, wait=options.wait))
+        started_at = time.monotonic()
         make_own_answers(recipe, tokenizer, say)
         prepared = rows.prepare_rows(recipe, tokenizer, say)
         share = options.share or recorded_share(folder)

@@ -12,13 +12,14 @@ from thinktune.config import Recipe
 from thinktune.config.loading import dump_recipe
 from thinktune.errors import Stopped, UserError
 from thinktune.files import atomic_write_text
+from thinktune.model.device import device_count
 from thinktune.progress import Bar, Say
 from thinktune.run import Record, RunFolder, diagnose_run, read_metrics
 from thinktune.run.journal import read_row_losses
 from thinktune.run.pilot_folder import Cell, PilotFolder, PilotRun, read_measured
 from thinktune.run.reading import read_environment
 from thinktune.run.status import read_status
-from thinktune.train import device_count, launch_workers, train
+from thinktune.train import launch_workers, train
 
 # How the sentence begins by which a run ends whose rate destroys it (see `train.anomalies`).
 DESTROYED = ("train.learning_rate: ", "model.name: none of the ")

@@ -1,11 +1,11 @@
 // The frame of every screen: its navigation, the language, the theme and the key; the address decides what is inside.
 
 import { Navigation } from './components/navigation.js';
-import { Problem } from './components/problem.js';
+import { Problem, SERVER_IS_BACK } from './components/problem.js';
 import { firstLanguage, Language, setLanguage, useWords } from './language.js';
 import { html, render, useEffect, useRef, useState } from './libraries/preact.js';
 import { Place, readPlace } from './router.js';
-import { ANSWER_MS, ServerError, UNREACHABLE, useKeyFromNowOn } from './server.js';
+import { ANSWER_MS, refreshAll, ServerError, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
 import * as file from './words/common.js';
 
 // Each comes when it is shown, for the first paint, and the others soon after, for a server that ends meanwhile.
@@ -19,6 +19,7 @@ const SCREENS = {
   'take-home': () => import('./screens/take-home.js').then(({ TakeHome }) => TakeHome),
   think: () => import('./screens/think.js').then(({ Think }) => Think),
 };
+const NAVIGATION_MS = 4000;
 const RETRY_MS = 3000;
 const OTHERS_MS = 2000;
 
@@ -71,16 +72,26 @@ function Studio() {
 function Frame({ place, onLanguage }) {
   const words = useWords(file);
   const main = useRef(null);
-  const { Screen, error } = useScreen(place.screen);
+  const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null, NAVIGATION_MS);
+  const outage = error?.status === UNREACHABLE ? error : null;
+  const { Screen, error: missing } = useScreen(place.screen);
   const where = place.name ? `${place.name} · ` : '';
   useEffect(() => {
     document.title = `${where}${words.screens[place.screen] ?? words.home} · thinktune`;
   }, [place, words]);
+  const wasOut = useRef(false);
+  useEffect(() => {
+    if (wasOut.current && navigation && !error) { // what was asked meanwhile is asked again
+      dispatchEvent(new Event(SERVER_IS_BACK));
+      refreshAll();
+    }
+    wasOut.current = Boolean(outage);
+  }, [navigation, error]);
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>${words.skip}</a>
-    <${Navigation} place=${place} onLanguage=${onLanguage} />
+    <${Navigation} place=${place} found=${navigation} onLanguage=${onLanguage} />
     <main id="main" ref=${main} tabindex="-1">
+      ${(outage || missing) && html`<div class="outage"><${Problem} error=${outage ?? missing} /></div>`}
       ${Screen && html`<${Screen} key=${`${place.screen}/${place.name}`} name=${place.name} />`}
-      <${Problem} error=${error} />
       ${!(place.screen in SCREENS) && html`<p class="problem" role="alert">${words.notFound}</p>`}
     </main>
     <${KeyDialog} />`;

@@ -81,7 +81,7 @@ def _set(text: str, keys: Keys, value: Any) -> str | None:
             return _add(text, node, keys[depth:], value, is_root=depth == 0)
         key, node = found
         if depth == len(keys) - 1 or _is_nothing(node):
-            return _replace(text, key, node, _nested(keys[depth + 1 :], value))
+            return _replace(text, (keys[: depth + 1], key, node), _nested(keys[depth + 1 :], value))
     return None
 
 
@@ -95,19 +95,23 @@ def _nested(keys: Keys, value: Any) -> Any:
     return value
 
 
-def _replace(text: str, key: Any, node: Any, value: Any) -> str:
-    """Put a value, in one line, into the place of a node; of a block below its key, beside the key."""
+def _replace(text: str, setting: tuple[Keys, Any, Any], value: Any) -> str:
+    """Put a value, in one line, into the place of a setting's node; of a block below its key, beside the key.
+
+    A setting is its keys from the outside in, and the nodes of its own key and its value.
+    """
+    keys, key, node = setting
     start, end = node.start_mark.index, _end(node, text)
     if _is_nothing(node):  # its mark may stand lines below
         start = end = text.index(":", key.end_mark.index) + 1
     elif not getattr(node, "flow_style", True) or getattr(node, "style", None) in ("|", ">"):
         start = text.index(":", key.end_mark.index) + 1
-    _keep_comments(text, start, end, key.value)
+    _keep_comments(text, start, end, keys)
     spaced = "" if text[start - 1] == " " else " "
     return f"{text[:start]}{spaced}{_spell(value)}{text[end:]}"
 
 
-def _keep_comments(text: str, start: int, end: int, key: str) -> None:
+def _keep_comments(text: str, start: int, end: int, keys: Keys) -> None:
     """Raise UserError where a comment stands between two places of a text that are about to be overwritten."""
     if "#" not in text[start:end]:
         return
@@ -118,6 +122,7 @@ def _keep_comments(text: str, start: int, end: int, key: str) -> None:
     ]
     marks = (place for place in range(start, end) if text[place] == "#")
     if any(not any(first <= place < last for first, last in scalars) for place in marks):
+        key = ".".join(keys)
         raise UserError(f"{key}: holds a comment, which would be lost here; change it in the recipe's text")
 
 
@@ -169,8 +174,9 @@ def _remove(text: str, keys: Keys) -> str | None:
         holder, key, node = path.pop()
     if not isinstance(holder, yaml.MappingNode):
         return None
+    keys = keys[: len(path) + 1]  # of what is taken out, a setting or a section
     if holder.flow_style:
-        _keep_comments(text, holder.start_mark.index, holder.end_mark.index, key.value)
+        _keep_comments(text, holder.start_mark.index, holder.end_mark.index, keys)
         others = [(one, other) for one, other in holder.value if one is not key]
         entries = (text[one.start_mark.index : _end(other, text)] for one, other in others)
         return f"{text[: holder.start_mark.index]}{{{', '.join(entries)}}}{text[holder.end_mark.index :]}"
@@ -178,7 +184,7 @@ def _remove(text: str, keys: Keys) -> str | None:
     if text[start : key.start_mark.index].strip():  # the first key of a list's item
         return None
     end = text.index(":", key.end_mark.index) + 1 if _is_nothing(node) else _end(node, text)
-    _keep_comments(text, start, end, key.value)  # one beside the setting, in its last line, goes with it
+    _keep_comments(text, start, end, keys)  # one beside the setting, in its last line, goes with it
     end = _end_of_line(text, end)
     return text[:start] + text[end + 1 if text[end : end + 1] == "\n" else end + 2 :]
 

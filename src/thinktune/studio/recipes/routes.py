@@ -20,7 +20,7 @@ from thinktune.data.reading.sources import match_files
 from thinktune.errors import UserError
 from thinktune.http import ApiError
 from thinktune.http.security import read_body
-from thinktune.studio.acts import TRAINING_VERBS
+from thinktune.run.card_lock import cards_in_use
 from thinktune.studio.folder import RECIPE_ENDINGS, StudioFolder
 from thinktune.studio.recipes.check_facts import describe_fault, is_stale, newest_facts
 from thinktune.studio.recipes.recipe_file import (
@@ -59,19 +59,20 @@ def add_recipe_routes(app: FastAPI, studio: Studio) -> None:
         card = request.query_params.get("card", "")[:100]
         with take_turn(asking):
             asked_at, value = known.get(card, (0.0, None))
-            # What is free on a card that is here may change. Asking takes some of its memory, so not while it trains.
+            # What is free on a card that is here may change; while a run is on it, that says nothing of the next one.
             is_here = value is not None and (value["card"] or {}).get("is_here")
-            is_old = is_here and time.monotonic() - asked_at > KEPT_SECONDS and not _trains(studio)
-            if value is None or is_old:
+            if value is None or (is_here and time.monotonic() - asked_at > KEPT_SECONDS and not _in_use(value)):
                 value = ask_process("recipes.card_process", [card], studio.folder.path, CARD_SECONDS)
                 known[card] = time.monotonic(), value
-            return JSONResponse(value)
+            named = value["card"] and value["card"] | {"in_use": _in_use(value)}
+            return JSONResponse(value | {"card": named})
 
     app.add_api_route("/studio/models", show_models, summary="List models, and which of them a card trains.")
 
 
-def _trains(studio: Studio) -> bool:
-    return any(act.verb in TRAINING_VERBS and act.state == "running" for act in studio.acts.alive())
+def _in_use(models: dict[str, Any]) -> bool:
+    """Return True while somebody computes on the card that models were listed for, here or from a terminal."""
+    return not cards_in_use().isdisjoint(models["card"]["locks"] if models["card"] else ())
 
 
 def _add_recipe(app: FastAPI, studio: Studio) -> None:

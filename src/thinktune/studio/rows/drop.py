@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import secrets
 import shutil
 from collections.abc import AsyncIterator
@@ -14,9 +15,13 @@ from starlette.requests import ClientDisconnect
 from thinktune.files import ROW_FILE_ENDINGS, describe_system_error, fsync_folder
 from thinktune.http import ApiError
 
+if os.name == "posix":
+    import fcntl
+
 MAX_FILE_BYTES = 16 * 2**30
 PIECE_SECONDS = 60  # between two pieces of a file
 LEAST_FREE_BYTES = 2**28  # of the disk, which a dropped file leaves
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
 
 
 def check_file_name(name: str) -> None:
@@ -58,9 +63,21 @@ async def receive_file(target: Path, pieces: AsyncIterator[bytes], size: int | N
     return written
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove files that a studio was killed amid receiving; one that is still being received is locked."""
+    with suppress(OSError):
+        found = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name) and path.is_file()]
+        for path in found:
+            with suppress(OSError), path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+
+
 async def _write(partial: Path, pieces: AsyncIterator[bytes], name: str) -> int:
     written = 0
     with partial.open("xb") as file:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         while (piece := await _next(pieces, name)) is not None:
             written += len(piece)
             if written > MAX_FILE_BYTES:

@@ -14,7 +14,7 @@ from thinktune.http import ApiError
 from thinktune.http.security import read_body
 from thinktune.studio.queries import read_count
 from thinktune.studio.rows.doubts import decide, doubts_folder, read_doubts
-from thinktune.studio.rows.drop import check_file_name, receive_file
+from thinktune.studio.rows.drop import check_file_name, receive_file, remove_abandoned
 from thinktune.studio.rows.spool import MAX_ROWS_A_PAGE, SpoolShelf
 from thinktune.studio.side_process import ask_process
 from thinktune.studio.studio import Studio
@@ -37,6 +37,7 @@ def add_rows_routes(app: FastAPI, studio: Studio) -> None:
     _add_raw_rows(app, studio)
     _add_tokens(app, studio)
     _add_doubts(app, studio)
+    remove_abandoned(studio.folder.path)
 
     async def drop_file(name: str, request: Request) -> Response:
         check_file_name(name)

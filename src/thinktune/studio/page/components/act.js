@@ -3,7 +3,7 @@
 import { useLanguage, useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { get, startAct, stopAct, UNSEEN_MS, useServer } from '../server.js';
-import { formatDuration, formatNumber } from '../numbers.js';
+import { formatBytes, formatDuration, formatNumber } from '../numbers.js';
 import { askToNotify, mayAsk, notify } from '../notify.js';
 import * as file from '../words/common.js';
 import { Command } from './command.js';
@@ -16,6 +16,11 @@ const REST_MS = 1000; // of a stop's button
 
 /** Return true while an act waits or runs. */
 export const isAlive = (act) => act?.state === 'waiting' || act?.state === 'running';
+
+const SIGKILL = 9;
+
+/** Return true for an act that ended without a word of its own: its process, or its verb, was killed. */
+const wasKilled = (act) => act.state === 'died' || (act.state === 'failed' && act.code === -SIGKILL);
 
 /** Button that starts a verb, then calls `onStart` with the act; a refusal is shown below it. */
 export function ActButton({ verb, label, onStart, disabled = false, strong = true }) {
@@ -62,6 +67,7 @@ export function Act({ id, onEnd, showCommand = true, openLog = false }) {
   return html`<section class="act" aria-label=${words.actOf(act.verb)} data-state=${act.state}>
     <p class="act-head"><${StateWord} state=${act.state} /> <${ActProgress} act=${act} />
       ${isAlive(act) && html`<${StopButton} act=${act} /><${NotifyButton} />`}</p>
+    ${wasKilled(act) && html`<p class="problem" role="alert">${words.killed}</p>`}
     ${act.errors.map((line) => html`<p class="problem" role="alert"><${Sentence} text=${line} /></p>`)}
     ${showCommand && html`<${Command} line=${act.command} />`}
     <${Log} id=${id} alive=${isAlive(act)} opened=${openLog} name=${act.verb === 'check' ? 'stderr' : 'stdout'} />
@@ -90,9 +96,10 @@ export function ActProgress({ act }) {
   const { progress } = act;
   if (!isAlive(act)) return null;
   if (!progress?.what || (progress.total && progress.done >= progress.total)) return html`<span class="small">${words.working}</span>`;
-  const what = words.work[progress.what] ?? progress.what;
-  if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${formatNumber(progress.done, language)}` : ''}</span>`;
-  const counted = `${formatNumber(progress.done, language)} / ${formatNumber(progress.total, language)}`;
+  const what = words.work(String(progress.what));
+  const format = (number) => (progress.what.startsWith('bytes ') ? formatBytes(number) : formatNumber(number, language));
+  if (progress.waits || !progress.total) return html`<span class="small">${what}${progress.done ? ` · ${format(progress.done)}` : ''}</span>`;
+  const counted = `${format(progress.done)} / ${format(progress.total)}`;
   const left = progress.seconds_left == null ? '' : ` · ${words.left(formatDuration(progress.seconds_left))}`;
   return html`<progress max=${progress.total} value=${progress.done} aria-label=${what}></progress>
     <span class="small">${what} ${counted}${left}</span>`;

@@ -31,7 +31,7 @@ export function Cost({ facts }) {
   const amounts = time && Number(price) > 0 ? time.seconds.map((seconds) => money((seconds / 3600) * Number(price))) : null;
   return html`<dl class="takes">
     <div><dt>${words.time}</dt><dd>${time ? spellRange(time.seconds, words) : words.unknownTime}</dd>
-      ${time && html`<dd class="small">${words.timeIs} <${Sentence} text=${time.basis} />; ${words.onTop(time.left_out.map((what) => words.leftOut[what] ?? what))}</dd>`}</div>
+      ${time && html`<dd class="small">${words.timeIs}<${Sentence} text=${time.basis} />${words.onTop(time.left_out.map((what) => words.leftOut[what] ?? what))}</dd>`}</div>
     <div><dt>${words.disk}</dt><dd>${disk ? words.atMost(formatBytes(disk.most_bytes)) : '–'}</dd>
       ${disk && html`<dd class=${disk.fits ? 'small' : 'small problem'}>${words.free(formatBytes(disk.free_bytes))}</dd>`}</div>
     <div><dt>${words.cost}</dt><dd>${amounts ? `${[...new Set(amounts)].join('–')} ${currency}` : '–'}</dd>

@@ -1,7 +1,7 @@
 // The rows that a person should look at, one by one: before, after each policy, and what is decided about each.
 
 import { useLanguage, useWords } from '../language.js';
-import { html, useState } from '../libraries/preact.js';
+import { html, useEffect, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
 import { inPath, refreshAll, send } from '../server.js';
 import * as file from '../words/rows.js';
@@ -28,14 +28,18 @@ function Doubt({ name, doubt, onShow }) {
   const language = useLanguage();
   const [error, setError] = useState(null);
   const [looked, setLooked] = useState(null);
-  const chosen = doubt.decided ?? doubt.policy;
+  const [asked, setAsked] = useState(null); // shown as chosen until the server has written it
+  useEffect(() => setAsked(null), [doubt.decided]);
+  const chosen = asked ?? doubt.decided ?? doubt.policy;
   const decide = async (policy) => {
+    setAsked(policy);
     try {
       await send('PUT', `studio/doubts/${inPath(name)}`, { row: doubt.row, fault: doubt.fault, policy });
       setError(null);
       setLooked(null);
       refreshAll();
     } catch (problem) {
+      setAsked(null);
       setError(problem);
     }
   };

@@ -3,7 +3,7 @@
 import { useWords } from '../language.js';
 import { html, useEffect, useRef, useState } from '../libraries/preact.js';
 import { addressOf, go, Link } from '../router.js';
-import { refreshAll, send, upload } from '../server.js';
+import { refreshAll, send, UNREACHABLE, upload } from '../server.js';
 import { formatBytes } from '../numbers.js';
 import * as file from '../words/rows.js';
 import { Problem } from './problem.js';
@@ -25,7 +25,7 @@ export function DropZone() {
         await upload(one, (share) => set({ share }));
         kept.push(one.name);
       } catch (error) {
-        errors.push(error);
+        errors.push(error.status === UNREACHABLE ? words.brokeOff(one.name) : error);
       }
     }
     set({ sending: null, kept, errors });

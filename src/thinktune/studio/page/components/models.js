@@ -36,7 +36,7 @@ function ModelTable({ card, current, onUse, busy }) {
   if (!held) return html`<${Problem} error=${error} />${!error && html`<p role="status">${words.planning}</p>`}`;
   const billions = (count) => (count / 1e9).toFixed(1);
   const number = (count) => formatNumber(count, language);
-  return html`<p class="small">${held.card ? words.forCard(held.card.name, held.card.gib) : words.noCard}</p>
+  return html`<p class="small">${held.card ? words.forCard(held.card.name, held.card.gib) : words.noCard}${held.card?.in_use ? ` ${words.cardHeld}` : ''}</p>
     <div class="scroll" tabindex="0" role="group" aria-label=${words.whatFits}><table>
       <thead><tr>${['model', 'parameters', 'download', 'fits', 'needs', 'speed', 'use'].map((key) => html`<th key=${key} scope="col" class=${['model', 'fits', 'use'].includes(key) ? '' : 'number'}>${words.modelTable[key]}</th>`)}</tr></thead>
       <tbody>${held.models.map((model) => html`<tr key=${model.name} class=${model.fits === false ? 'off' : ''}>

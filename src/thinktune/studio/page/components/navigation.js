@@ -4,25 +4,21 @@ import { keepChoice, readChoice } from '../choices.js';
 import { useWords } from '../language.js';
 import { html } from '../libraries/preact.js';
 import { addressOf, Link } from '../router.js';
-import { useServer } from '../server.js';
 import * as file from '../words/common.js';
 import { StateWord } from './act.js';
 
 const SCREENS = ['rows', 'plan', 'train', 'proof', 'talk', 'take-home', 'think'];
-const REFRESH_MS = 4000;
 
-/** Show the way through the screens; `place` is where the reader is. */
-export function Navigation({ place, onLanguage }) {
+/** Show the screens of a recipe or a run as the server tells them (`found`); `place` is where the reader is. */
+export function Navigation({ place, found, onLanguage }) {
   const words = useWords(file);
-  const path = place.name ? `studio/way?name=${encodeURIComponent(place.name)}` : null;
-  const { value: way } = useServer(path, REFRESH_MS);
   const current = (screen) => (screen === place.screen ? 'page' : null);
-  return html`<nav id="way" aria-label=${words.navigation}>
+  return html`<nav id="navigation" aria-label=${words.navigation}>
     <ul>
       <li><${Link} to=${addressOf('')} aria-current=${current('')}>${words.home}<//></li>
       ${place.name && SCREENS.map((screen) => {
-        const name = way?.screens[screen].name ?? (screen === place.screen ? place.name : null);
-        const state = way?.screens[screen].state;
+        const name = found?.screens[screen].name ?? (screen === place.screen ? place.name : null);
+        const state = found?.screens[screen].state;
         return html`<li key=${screen}>${name
           ? html`<${Link} to=${addressOf(screen, name)} aria-current=${current(screen)}>${words.screens[screen]}<//>`
           : html`<span class="off">${words.screens[screen]}</span>`} ${state && html`<${StateWord} state=${state} />`}</li>`;

@@ -3,7 +3,7 @@
 import { html, useEffect, useState } from '../libraries/preact.js';
 import { send } from '../server.js';
 import { Command } from './command.js';
-import { Problem } from './problem.js';
+import { Problem, SERVER_IS_BACK } from './problem.js';
 
 const WAIT_MS = 150; // while a form is typed into
 
@@ -22,9 +22,11 @@ export function VerbCommand({ verb }) {
       }
     };
     const timer = setTimeout(ask, state.line ? WAIT_MS : 0);
+    addEventListener(SERVER_IS_BACK, ask);
     return () => {
       gone = true;
       clearTimeout(timer);
+      removeEventListener(SERVER_IS_BACK, ask);
     };
   }, [body]);
   return html`${state.line && html`<${Command} line=${state.line} />`}<${Problem} error=${state.error} />`;

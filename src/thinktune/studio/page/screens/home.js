@@ -22,7 +22,7 @@ export function Home() {
   const used = new Set(home.recipes.flatMap((recipe) => recipe.rows ?? []));
   const loose = home.rows.filter((name) => !used.has(name));
   return html`<div class="home-head"><div><h1>${words.title}</h1>
-      <p class="small">${words.folder}: <code>${home.folder}</code></p></div>
+      <p class="small">${words.folder} <code>${home.folder}</code></p></div>
       ${(home.recipes.length > 0 || home.rows.length > 0) && html`<${Link} class="button strong" to=${addressOf('rows')}>${words.newRows}<//>`}</div>
     <${Problem} error=${error} />
     <${Going} acts=${home.acts} />
@@ -64,7 +64,7 @@ function Cards({ cards }) {
   const words = useWords(file);
   const gib = (mib) => (mib / 1024).toFixed(1);
   return html`<section><h2>${words.cards}</h2>${cards.length
-    ? html`<ul class="plain">${cards.map((card) => html`<li>${words.card(card.name, words.memoryOf(gib(card.used_mib), gib(card.total_mib)))}${card.percent === null ? '' : ` · ${words.busy(card.percent)}`}</li>`)}</ul>`
+    ? html`<ul class="plain">${cards.map((card) => html`<li>${words.card(card.name, words.memoryOf(gib(card.used_mib), gib(card.total_mib)))}${card.percent === null ? '' : ` · ${words.busy(card.percent)}`}${card.in_use ? ` · ${words.held}` : ''}</li>`)}</ul>`
     : html`<p class="small">${words.noCard}</p>`}</section>`;
 }
 

@@ -66,15 +66,15 @@ function Start({ name, checked, change }) {
   const words = useWords(file);
   const language = useLanguage();
   const { value: acts } = useServer('studio/acts', 4000);
-  const wayPath = `studio/way?name=${encodeURIComponent(name)}`;
-  const { value: way } = useServer(wayPath, 5000);
+  const navigationPath = `studio/navigation?name=${encodeURIComponent(name)}`;
+  const { value: navigation } = useServer(navigationPath, 5000);
   const training = acts?.acts.find((act) => act.verb === 'train' && act.about.recipe === name && isAlive(act));
   const facts = checked?.facts;
   const ready = facts?.verdict === 'ready' && !checked.is_stale;
-  const state = way?.screens.train.state;
+  const state = navigation?.screens.train.state;
   const begun = state && !['new', 'none'].includes(state);
   const started = async () => {
-    const run = (way ?? (await get(wayPath))).screens.train.name;
+    const run = (navigation ?? (await get(navigationPath))).screens.train.name;
     if (run) go(addressOf('train', run));
   };
   return html`<section aria-labelledby="start"><h2 id="start">${words.start}</h2>
@@ -82,7 +82,7 @@ function Start({ name, checked, change }) {
       ${facts.steps ? ` ${words.steps(formatNumber(facts.steps, language), formatNumber(facts.train_rows, language), formatNumber(facts.validation_rows, language))}` : ''}</p>
       <${Advice} sentences=${facts.stops} kind="stop" change=${change} />`}
     ${training
-      ? html`<${Act} id=${training.id} /><p><${Link} to=${addressOf('train', way?.screens.train.name ?? '')}>${words.watch}<//></p>`
+      ? html`<${Act} id=${training.id} /><p><${Link} to=${addressOf('train', navigation?.screens.train.name ?? '')}>${words.watch}<//></p>`
       : html`${!ready && html`<p class="small">${facts ? (checked.is_stale ? words.checkFirstStale : words.mendFirst) : words.checkFirst}</p>`}
         <${ActButton} verb=${{ verb: 'train', recipe: name }} label=${begun ? words.goOn : words.train} disabled=${!ready} onStart=${started} />
         <${VerbCommand} verb=${{ verb: 'train', recipe: name }} /><p class="small">${words.waits}</p>`}

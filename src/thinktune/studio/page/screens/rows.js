@@ -53,6 +53,7 @@ function NewRows({ name }) {
     <section class="card"><h2>${words.makeFromRows}</h2>
       <p>${words.initDoes}</p>
       <label class="field narrow">${words.model} <input value=${model} placeholder=${words.modelChosen} onInput=${(event) => setModel(event.target.value.trim())} /></label>
+      <p class="small">${words.modelHint}</p>
       <${ActButton} verb=${verb} label=${words.makeRecipe} onStart=${(started) => setAct(started.id)} />
       ${id ? html`<${Act} key=${id} id=${id} /><${Made} key=${`made ${id}`} id=${id} />` : html`<${VerbCommand} verb=${verb} />`}
     </section>

@@ -8,13 +8,14 @@ import { Problem } from '../components/problem.js';
 import { useText } from '../components/texts.js';
 import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
-import { html, useState } from '../libraries/preact.js';
+import { html, useEffect, useState } from '../libraries/preact.js';
 import { formatBytes, formatWritten } from '../numbers.js';
-import { inPath, useServer } from '../server.js';
+import { get, inPath, useServer } from '../server.js';
 import * as file from '../words/take-home.js';
 
 const NAME = /^[A-Za-z0-9][\w.-]*\/[A-Za-z0-9][\w.-]*$/; // OWNER/NAME, as the verb takes it
 
+const PUSHED = /^pushed: (https?:\/\/\S+)$/m;
 const SCRIPTS = ['vllm', 'sglang', 'mlx']; // forms without weights of their own
 
 /** Show a run's final model and all that can be made of it. */
@@ -103,7 +104,18 @@ function Push({ name, hubs }) {
     <p class=${`small ${hasToken ? '' : 'warning'}`}>${hasToken ? words.token(variable) : words.noToken(variable)}</p>
     ${!isAlive(act) && isNamed && html`<${VerbCommand} verb=${verb} />`}
     ${!isAlive(act) && html`<${ActButton} verb=${verb} label=${words.pushStart} disabled=${!isNamed || !hasToken} onStart=${({ id }) => setStarted(id)} />`}
-    <${NewestAct} act=${act} started=${started} title=${words.pushing} />`;
+    <${NewestAct} act=${act} started=${started} title=${words.pushing} />
+    ${act?.state === 'finished' && html`<${Pushed} key=${act.id} id=${act.id} />`}`;
+}
+
+/** The address of what the newest push has made, as the verb printed it. */
+function Pushed({ id }) {
+  const words = useWords(file);
+  const [address, setAddress] = useState(null);
+  useEffect(() => {
+    get(`studio/acts/${id}/log?name=stdout&from=0`).then(({ text }) => setAddress(PUSHED.exec(text)?.[1]), () => {});
+  }, [id]);
+  return address && html`<p class="better" role="status">✓ ${words.pushed} <a href=${address} target="_blank" rel="noopener">${address}</a></p>`;
 }
 
 function Card({ card, path }) {

@@ -15,43 +15,44 @@ import { inPath, refreshAll, send, useServer } from '../server.js';
 import * as common from '../words/common.js';
 import * as file from '../words/train.js';
 
-const WAY_MS = 3000;
+const NAVIGATION_MS = 3000;
 const QUIET_SECONDS = 120;
 
 /** Show a run by its name, also one that has not begun. */
 export function Train({ name }) {
   const words = useWords(file);
-  const { value: way, error } = useServer(`studio/way?name=${encodeURIComponent(name)}`, WAY_MS);
-  const run = useRun(way?.begun ? way.run : null);
-  if (!way) return html`<h1>${name}</h1><${Problem} error=${error} />`;
-  if (!way.begun) return html`<${NotBegun} way=${way} name=${name} />`;
-  if (!run.facts) return html`<h1>${way.run}</h1><${Problem} error=${run.error ?? error} />`;
-  return html`<${RunView} run=${run} way=${way} />`;
+  const { value: navigation, error } = useServer(`studio/navigation?name=${encodeURIComponent(name)}`, NAVIGATION_MS);
+  const run = useRun(navigation?.begun ? navigation.run : null);
+  if (!navigation) return html`<h1>${name}</h1><${Problem} error=${error} />`;
+  if (!navigation.begun) return html`<${NotBegun} navigation=${navigation} name=${name} />`;
+  if (!run.facts) return html`<h1>${navigation.run}</h1><${Problem} error=${run.error ?? error} />`;
+  return html`<${RunView} run=${run} navigation=${navigation} />`;
 }
 
-function NotBegun({ way, name }) {
+function NotBegun({ navigation, name }) {
   const words = useWords(file);
-  return html`<h1>${way.run ?? name}</h1>
-    <p>${words.notBegun}</p>
-    ${way.screens.train.state === 'waiting' && html`<p class="small">${words.waitingFor}</p>`}
-    ${way.act && html`<${Act} id=${way.act} key=${way.act} openLog />`}
-    <${TrainButton} way=${way} label=${words.begin} />`;
+  const { value: act } = useServer(navigation.act ? `studio/acts/${navigation.act}` : null, NAVIGATION_MS);
+  return html`<h1>${navigation.run ?? name}</h1>
+    <p>${isAlive(act) && !act.progress?.waits ? words.starting : words.notBegun}</p>
+    ${act?.progress?.waits && html`<p class="small">${words.waitingFor}</p>`}
+    ${navigation.act && html`<${Act} id=${navigation.act} key=${navigation.act} openLog />`}
+    <${TrainButton} navigation=${navigation} label=${words.begin} />`;
 }
 
 /** Start or resume the training of a recipe, where nothing trains it. */
-function TrainButton({ way, label }) {
-  const { value: act } = useServer(way.act ? `studio/acts/${way.act}` : null, WAY_MS);
-  if (!way.recipe || (act && isAlive(act))) return null;
-  return html`<${ActButton} verb=${{ verb: 'train', recipe: way.recipe }} label=${label} />`;
+function TrainButton({ navigation, label }) {
+  const { value: act } = useServer(navigation.act ? `studio/acts/${navigation.act}` : null, NAVIGATION_MS);
+  if (!navigation.recipe || (act && isAlive(act))) return null;
+  return html`<${ActButton} verb=${{ verb: 'train', recipe: navigation.recipe }} label=${label} />`;
 }
 
-function RunView({ run, way }) {
+function RunView({ run, navigation }) {
   const words = useWords(file);
   const states = useWords(common).states;
   const language = useLanguage();
   const { facts, error, live } = run;
   const said = (text) => text[language];
-  const { value: act } = useServer(way.act ? `studio/acts/${way.act}` : null, WAY_MS);
+  const { value: act } = useServer(navigation.act ? `studio/acts/${navigation.act}` : null, NAVIGATION_MS);
   const shownAct = act && tellsMore(act, facts) ? act.id : null;
   useWhenEnded(facts.state, () => notify(words.ended(facts.run, states[facts.state])));
   return html`<div class="run-head"><h1>${facts.run}</h1> <${StateWord} state=${facts.state} /></div>
@@ -60,7 +61,7 @@ function RunView({ run, way }) {
     <p class="verdict"><span class=${`verdict-state ${facts.verdict.state}`}>${said(facts.verdict.name)}</span> ${facts.sentences.map(said).join(language === 'zh' ? '' : ' ')}</p>
     ${facts.ending.en && html`<p class="verdict">${said(facts.ending)}</p>`}
     <${Progress} facts=${facts} live=${live} />
-    <${Buttons} facts=${facts} way=${way} />
+    <${Buttons} facts=${facts} navigation=${navigation} />
     ${shownAct && html`<${Act} id=${shownAct} key=${shownAct} showCommand=${false} openLog />`}
     <h2>${words.figures}</h2>
     <dl class="figures">${facts.figures.map((one) => html`<div key=${one.key} class=${one.direction}><dt>${said(one.name)}</dt><dd>${said(one.value)}
@@ -74,7 +75,7 @@ function RunView({ run, way }) {
     ${facts.events.length ? html`<ul class="events">${[...facts.events].reverse().map((one) => html`<li><span class="small">${words.eventAt(one.step)}</span> ${one.text}</li>`)}</ul>` : html`<p class="small">${words.noEvents}</p>`}
     <h2>${words.settings}</h2>
     <dl class="facts">${facts.settings.map((one) => html`<div><dt title=${one.key}>${said(one.name)}</dt><dd>${said(one.value)}</dd></div>`)}</dl>
-    ${way.act && !shownAct && html`<h2>${words.log}</h2><${Log} id=${way.act} key=${way.act} alive=${facts.state === 'running'} />`}`;
+    ${navigation.act && !shownAct && html`<h2>${words.log}</h2><${Log} id=${navigation.act} key=${navigation.act} alive=${facts.state === 'running'} />`}`;
 }
 
 /** Return whether an act of training knows what its run's folder does not show: it waits or starts, or ended without a word there. */
@@ -117,7 +118,7 @@ function useQuiet(changedAt) {
   return changedAt && now - changedAt > QUIET_SECONDS ? formatDuration(now - changedAt) : null;
 }
 
-function Buttons({ facts, way }) {
+function Buttons({ facts, navigation }) {
   const words = useWords(file);
   const [state, setState] = useState({ stopping: false, error: null });
   useEffect(() => setState((before) => ({ ...before, stopping: false })), [facts.state]);
@@ -133,7 +134,8 @@ function Buttons({ facts, way }) {
   const running = facts.state === 'running';
   return html`<div class="bar">
       ${running && facts.stoppable && html`<button type="button" disabled=${state.stopping || facts.stopping} onClick=${stop}>${words.stop}</button>`}
-      ${!running && facts.state !== 'finished' && html`<${TrainButton} way=${way} label=${words.resume} />`}
+      ${!running && facts.state !== 'finished' && html`<${TrainButton} navigation=${navigation} label=${words.resume} />`}
+      ${facts.state === 'finished' && html`<${Link} class="button strong" to=${addressOf('proof', facts.run)}>${words.onToProof}<//> <${Link} class="button" to=${addressOf('talk', facts.run)}>${words.onToTalk}<//>`}
       ${facts.report && html`<a class="button" href=${root + facts.report} target="_blank" rel="noopener">${words.openReport}</a>`}
       ${running && html`<${NotifyButton} />`}
     </div>

@@ -1,5 +1,7 @@
 // Words that every screen uses.
 
+const ENGLISH_WORK = { 'bytes downloaded': 'downloaded', 'bytes sent': 'sent', 'card is in use': 'waits for the card, which another run uses' };
+
 export const en = {
   skip: 'Skip to the content',
   home: 'Home',
@@ -26,16 +28,26 @@ export const en = {
   actOf: (verb) => `thinktune ${verb}`,
   actEnded: (verb, state) => `thinktune ${verb}: ${state}`,
   working: 'Working…',
-  work: { steps: 'steps', rows: 'rows', 'card is in use': 'waits for the card, which another run uses' },
+  work: (what) => ENGLISH_WORK[what] ?? what,
   left: (time) => `${time} left`,
   stop: 'Stop',
   stopNow: 'End it now',
   stopNowTrain: 'End it now; unsaved steps are lost',
   stopping: 'It stops where nothing is lost.',
   notifyMe: 'Tell me when it ends',
+  killed: 'It was killed before it could say why: memory may have run out, or the machine went down. Start it again.',
   log: 'What it prints',
   loading: 'Loading…',
 };
+
+// What verbs count, where it is not said as they name it.
+const CHINESE_WORK = [
+  [/^card is in use$/, '显卡正被另一个任务占用，等待中'], [/^bytes downloaded$/, '已下载'], [/^bytes sent$/, '已上传'],
+  [/^steps$/, '步'], [/^rows$/, '行'], [/^own answers$/, '模型自己的回答'], [/^held-out rows measured$/, '已测量的留出数据'],
+  [/^verdicts$/, '裁判模型的结论'], [/^general questions$/, '通用题'],
+  [/^base replies/, '基座模型的回复'], [/^tuned replies/, '训练后模型的回复'], [/ without thinking$/, '（不思考）'], [/ with thinking$/, '（思考）'],
+  [/^MiB of (.+)$/, '$1（MiB）'], [/^replies of thinktune's own engine$/, 'thinktune 自己的引擎的回复'], [/^questions answered by (.+)$/, '$1 已回答的问题'],
+];
 
 export const zh = {
   skip: '跳到正文',
@@ -63,13 +75,14 @@ export const zh = {
   actOf: (verb) => `thinktune ${verb}`,
   actEnded: (verb, state) => `thinktune ${verb}：${state}`,
   working: '进行中…',
-  work: { steps: '步', rows: '行', 'card is in use': '显卡正被另一个训练占用，等待中' },
+  work: (what) => CHINESE_WORK.reduce((text, [part, chinese]) => text.replace(part, chinese), what),
   left: (time) => `剩余 ${time}`,
   stop: '停止',
   stopNow: '立即结束',
   stopNowTrain: '立即结束（未保存的步会丢失）',
   stopping: '会在不丢失任何内容的地方停下。',
   notifyMe: '结束时通知我',
+  killed: '它被强行终止，来不及说明原因：可能是内存不足，也可能是机器断电或重启。请重新开始。',
   log: '输出',
   loading: '加载中…',
 };

@@ -2,7 +2,7 @@
 
 export const en = {
   title: 'Studio',
-  folder: 'Folder',
+  folder: 'Folder:',
   begin: 'Begin with your rows',
   beginLong: 'Questions and answers, with reasoning if you have it, in any usual form: JSONL, JSON, CSV, Parquet, Excel or a zip. Drop a file, and the studio finds out what is in it, what is wrong with it, and what can be trained.',
   chooseRows: 'Choose rows',
@@ -13,6 +13,7 @@ export const en = {
   card: (card, memory) => `${card}: ${memory}`,
   memoryOf: (used, total) => `${used} of ${total} GiB in use`,
   busy: (percent) => `${percent} % busy`,
+  held: 'a run is using it',
   recipes: 'Recipes',
   rowFiles: 'Rows without a recipe',
   runs: 'Runs',
@@ -38,7 +39,7 @@ export const en = {
 
 export const zh = {
   title: '工作台',
-  folder: '目录',
+  folder: '目录：',
   begin: '从你的数据开始',
   beginLong: '问题和回答，有思考过程更好，常见格式都可以：JSONL、JSON、CSV、Parquet、Excel 或 zip。拖入一个文件，工作台会识别其中的内容、指出问题，并说明能训练什么。',
   chooseRows: '选择数据',
@@ -49,6 +50,7 @@ export const zh = {
   card: (card, memory) => `${card}：${memory}`,
   memoryOf: (used, total) => `已用 ${used} / ${total} GiB`,
   busy: (percent) => `利用率 ${percent} %`,
+  held: '有任务正在使用',
   recipes: '配方',
   rowFiles: '还没有配方的数据',
   runs: '训练记录',

@@ -40,6 +40,7 @@ export const en = {
   noToken: (name) => `Set ${name} in the environment and start the studio again: a token never passes through this page.`,
   pushStart: 'Push',
   pushing: 'Upload',
+  pushed: 'It is on the hub:',
 };
 
 export const zh = {
@@ -82,4 +83,5 @@ export const zh = {
   noToken: (name) => `请在环境变量中设置 ${name}，再重新启动工作台：令牌不会经过本页。`,
   pushStart: '上传',
   pushing: '上传',
+  pushed: '已在模型库：',
 };

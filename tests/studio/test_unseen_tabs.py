@@ -75,11 +75,31 @@ def test_a_screen_that_asks_once_asks_again_after_no_answer(browser, folder):
         proxy_before(address) as proxy,
         page_with_clock(browser, f"{proxy.address}/") as page,
     ):
+        fetched = []
+        page.on("requestfinished", lambda request: fetched.append(request.url.removeprefix(proxy.address)))
+        page.clock.fast_forward(3_000)
+        for _ in range(100):
+            if "/page/screens/proof/rows.js" in fetched:
+                break
+            page.wait_for_timeout(100)
+        page.wait_for_timeout(500)
         proxy.is_silent = True
         page.evaluate("history.pushState(null, '', '/proof/runs/one'); dispatchEvent(new PopStateEvent('popstate'))")
         wind_until(page, page.get_by_text("does not answer"))
         proxy.is_silent = False
         wind_until(page, page.get_by_role("heading", name="Row by row"))
+
+
+def test_a_screen_that_does_not_come_is_told_and_fetched_again(browser, folder):
+    with studio_of(folder) as address:
+        page = browser.new_context().new_page()
+        page.route("**/page/screens/proof.js", lambda route: route.abort())
+        page.goto(f"{address}/proof/runs/one")
+        page.get_by_text("does not answer").wait_for()
+        page.unroute("**/page/screens/proof.js")
+        page.get_by_role("heading", name="Row by row").wait_for()
+        assert not page.get_by_text("does not answer").count()
+        page.context.close()
 
 
 def test_a_stream_that_falls_silent_is_followed_again(browser, folder):

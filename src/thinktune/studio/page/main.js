@@ -5,19 +5,55 @@ import { Problem, SERVER_IS_BACK } from './components/problem.js';
 import { firstLanguage, Language, setLanguage, useWords } from './language.js';
 import { html, render, useEffect, useRef, useState } from './libraries/preact.js';
 import { Place, readPlace } from './router.js';
-import { Home } from './screens/home.js';
-import { Plan } from './screens/plan.js';
-import { Proof } from './screens/proof.js';
-import { Rows } from './screens/rows.js';
-import { TakeHome } from './screens/take-home.js';
-import { Talk } from './screens/talk.js';
-import { Think } from './screens/think.js';
-import { Train } from './screens/train.js';
-import { refreshAll, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
+import { ANSWER_MS, refreshAll, ServerError, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
 import * as file from './words/common.js';
 
+// Each comes when it is shown, for the first paint, and the others soon after, for a server that ends meanwhile.
+const SCREENS = {
+  '': () => import('./screens/home.js').then(({ Home }) => Home),
+  rows: () => import('./screens/rows.js').then(({ Rows }) => Rows),
+  plan: () => import('./screens/plan.js').then(({ Plan }) => Plan),
+  train: () => import('./screens/train.js').then(({ Train }) => Train),
+  proof: () => import('./screens/proof.js').then(({ Proof }) => Proof),
+  talk: () => import('./screens/talk.js').then(({ Talk }) => Talk),
+  'take-home': () => import('./screens/take-home.js').then(({ TakeHome }) => TakeHome),
+  think: () => import('./screens/think.js').then(({ Think }) => Think),
+};
 const NAVIGATION_MS = 4000;
-const SCREENS = { '': Home, rows: Rows, plan: Plan, train: Train, proof: Proof, talk: Talk, 'take-home': TakeHome, think: Think };
+const RETRY_MS = 3000;
+const OTHERS_MS = 2000;
+
+/** Return the screen of a name, or the error while it does not come. */
+function useScreen(name) {
+  const [state, setState] = useState({ name: null, Screen: null, error: null });
+  useEffect(() => {
+    let gone = false;
+    let timer = 0;
+    const missing = () => gone || setState({ name, Screen: null, error: new ServerError(UNREACHABLE, 'no answer') });
+    const load = async () => {
+      timer = setTimeout(missing, ANSWER_MS);
+      try {
+        const Screen = await SCREENS[name]?.();
+        if (!gone) setState({ name, Screen, error: null });
+        clearTimeout(timer);
+      } catch {
+        clearTimeout(timer);
+        missing();
+        if (!gone) timer = setTimeout(load, RETRY_MS);
+      }
+    };
+    load();
+    return () => {
+      gone = true;
+      clearTimeout(timer);
+    };
+  }, [name]);
+  useEffect(() => {
+    const timer = setTimeout(() => Object.values(SCREENS).forEach((load) => load().catch(() => {})), OTHERS_MS);
+    return () => clearTimeout(timer);
+  }, []);
+  return state.name === name ? state : { Screen: null, error: null };
+}
 
 function Studio() {
   const [language, choose] = useState(firstLanguage);
@@ -38,7 +74,7 @@ function Frame({ place, onLanguage }) {
   const main = useRef(null);
   const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null, NAVIGATION_MS);
   const outage = error?.status === UNREACHABLE ? error : null;
-  const Screen = SCREENS[place.screen];
+  const { Screen, error: missing } = useScreen(place.screen);
   const where = place.name ? `${place.name} · ` : '';
   useEffect(() => {
     document.title = `${where}${words.screens[place.screen] ?? words.home} · thinktune`;
@@ -54,8 +90,9 @@ function Frame({ place, onLanguage }) {
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>${words.skip}</a>
     <${Navigation} place=${place} found=${navigation} onLanguage=${onLanguage} />
     <main id="main" ref=${main} tabindex="-1">
-      ${outage && html`<div class="outage"><${Problem} error=${outage} /></div>`}
-      ${Screen ? html`<${Screen} key=${`${place.screen}/${place.name}`} name=${place.name} />` : html`<p class="problem" role="alert">${words.notFound}</p>`}
+      ${(outage || missing) && html`<div class="outage"><${Problem} error=${outage ?? missing} /></div>`}
+      ${Screen && html`<${Screen} key=${`${place.screen}/${place.name}`} name=${place.name} />`}
+      ${!(place.screen in SCREENS) && html`<p class="problem" role="alert">${words.notFound}</p>`}
     </main>
     <${KeyDialog} />`;
 }

@@ -6,7 +6,7 @@ import { root } from './router.js';
 export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
 export const UNSEEN_MS = 10_000; // between looks of a tab that nobody sees, for what may end meanwhile
 export const SLOW_MS = 240_000; // at most, for an answer that a process of its own makes
-const ANSWER_MS = 30_000; // at most, for any other; a connection may be open to nobody
+export const ANSWER_MS = 30_000; // at most, for any other; a connection may be open to nobody
 const STREAM_MS = 90_000; // at most, between two signs of life of a stream: one comes each 15 s, and later where a run takes long to read
 const RETRY_MS = 3000; // of a server that did not answer
 const KEY = 'thinktune.key'; // the same as the chat page's, so a tab is asked once

@@ -250,7 +250,9 @@ def test_outputs_that_a_configuration_asks_for_do_not_break_the_graph(batches, t
     config.vocab_size = 320
     assert config.output_router_logits
     config.save_pretrained(tmp_path)
-    model = AutoModelForCausalLM.from_config(read_config(tmp_path), attn_implementation="thinktune_rows")
+    # The experts' other kernel, in its form for float32, has a backward pass that transformers 5.17 cannot trace.
+    kinds = {"attn_implementation": "thinktune_rows", "experts_implementation": "batched_mm"}
+    model = AutoModelForCausalLM.from_config(read_config(tmp_path), **kinds)
     expected = hidden_states(copy.deepcopy(model).train(), batches[0])
     compile_layers(model, FAST)
     torch.testing.assert_close(hidden_states(model.train(), batches[0]), expected, rtol=1e-4, atol=1e-5)

@@ -85,7 +85,7 @@ def test_a_screen_that_asks_once_asks_again_after_no_answer(browser, folder):
         page.wait_for_timeout(500)
         proxy.is_silent = True
         page.evaluate("history.pushState(null, '', '/proof/runs/one'); dispatchEvent(new PopStateEvent('popstate'))")
-        wind_until(page, page.get_by_text("does not answer"))
+        wind_until(page, page.get_by_text("does not answer").and_(page.locator(":visible")))
         proxy.is_silent = False
         wind_until(page, page.get_by_role("heading", name="Row by row"))
 

@@ -227,13 +227,28 @@ def test_a_phone_shows_the_mapping_whole_and_a_file_has_no_row_to_look_at(browse
         browser, f"{address}/rows/mine.yaml", locale="zh-CN", viewport={"width": 390, "height": 800}
     ) as page:
         page.locator(".mapping .example").filter(has_text="放在2号窗边").wait_for()
-        assert page.evaluate(
-            "document.querySelector('.scroll').scrollWidth <= document.querySelector('.scroll').clientWidth"
-        )
+        table, example = page.locator(".mapping"), page.locator(".mapping .example").last
+        assert example.bounding_box()["width"] == table.bounding_box()["width"], "an example has the whole width"
         assert page.get_by_role("table").get_by_role("row").count() == 6, "it stays a table for those who hear it"
         card = page.get_by_role("article", name="编码错误")
         card.get_by_text("问题在整个文件").wait_for()
         assert card.get_by_role("button").count() == 0
+
+
+def test_a_fault_of_a_row_has_the_readers_name_and_its_line_on_a_phone(browser, folder, address):
+    row = {"question": "What is it?", "think": "It is one.", "answer": "One."}
+    (folder / "loose.jsonl").write_text("".join(f"{line}\n" for line in (json.dumps(row), repr(row))))
+    with open_page(
+        browser, f"{address}/rows/loose.jsonl", locale="zh-CN", viewport={"width": 390, "height": 800}
+    ) as page:
+        mark = page.get_by_text("JSON 不规范（loose_json）")
+        mark.wait_for()
+        row = page.locator(".raw-row").nth(1)
+        inside, boxes = row.bounding_box(), [mark.bounding_box(), row.locator(".cell").last.bounding_box()]
+        assert inside["y"] <= boxes[0]["y"]
+        assert boxes[1]["y"] + boxes[1]["height"] <= inside["y"] + inside["height"]
+        page.get_by_role("button", name="English").click()
+        page.get_by_text("loose_json", exact=True).wait_for()
 
 
 def test_a_plan_for_the_cpu_says_so_in_plain_words(browser, plants, address):

@@ -26,7 +26,7 @@ def annotate_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """Return facts with faults named in both languages, and each sentence with the settings that it says to write."""
     faults = [fault | describe_fault(fault["fault"], fault.get("meaning", "")) for fault in facts.get("faults", ())]
     for fault in faults:
-        fault["of_file"] = [sentence for sentence in fault["examples"] if is_of_file(fault["fault"], sentence)]
+        fault["of_file"] = [sentence for sentence in fault.get("examples", ()) if is_of_file(fault["fault"], sentence)]
         fault["actions"] = [
             {"action": action, "count": count, "name": _both(action_name(action))}
             for action, count in fault["actions"].items()

@@ -174,3 +174,31 @@ def test_what_is_decided_is_not_asked_again(tree, tokenizer):
     assert not second.rows
     assert len(second.decisions["rows.jsonl"]) == len(policies) > 2
     assert tokens_of(prepare(recipe, tokenizer)) != ([], [])
+
+
+@pytest.mark.parametrize("form", ["table", "lines", "loose"])
+def test_what_reading_was_certain_of_is_no_doubt(tree, tokenizer, form):
+    recipe = with_rows(tree, rows_of(3), validation=0.0)
+    file, [first, *others] = Path(recipe.data.name), rows_of(3)
+    lines = [json.dumps(row, ensure_ascii=False) for row in ({**first, "answer": "心脏泵血。"}, *others)]
+    match form:
+        case "table":
+            file = file.with_suffix(".csv")
+            rows = "".join(f"第{n}个问题是什么？,我想一想第{n}个。,第{n}个回答。\n" for n in range(3))
+            file.write_bytes(("question,think,answer\n" + rows).encode("gbk"))
+        case "lines":
+            file.write_bytes("\n".join(lines).encode("gbk"))
+        case _:
+            file.write_text("\n".join([repr(first), *lines[1:]]), encoding="utf-8")
+    fault = "loose_json" if form == "loose" else "encoding"
+
+    def under(policy):
+        faults = recipe.data.faults | {fault: policy}
+        return recipe.model_copy(update={"data": recipe.data.model_copy(update={"name": str(file), "faults": faults})})
+
+    summary = prepare_with_faults(under("repair"), tokenizer).summary
+    assert [each["count"] for each in summary["faults"] if each["fault"] == fault] == [1]
+    assert fault not in find_doubts(under("repair"), tokenizer).counts
+    if form == "loose":
+        [doubt] = find_doubts(under("drop"), tokenizer).rows
+        assert (doubt.fault, doubt.outcomes["drop"], doubt.outcomes["repair"]) == (fault, None, doubt.turns)

@@ -121,6 +121,15 @@ def test_a_run_with_only_a_recipe_gives_a_page_that_says_not_yet_for_every_part(
     assert "name: run-1" in text
 
 
+def test_a_fault_of_a_whole_file_is_not_counted_as_a_row(tmp_path: Path) -> None:
+    whole = "rows.csv:1: the whole file is GBK, not UTF-8, and was read as GBK"
+    fault = {"fault": "encoding", "policy": "repair", "actions": {"repaired": 1}, "examples": [whole]}
+    html = page_of(make_run(tmp_path, data=ACCOUNT | {"faults": [fault, *ACCOUNT["faults"]]}))
+    assert "encoding: the whole file, policy repair" in words(html)
+    assert "编码错误（encoding）：整个文件，处理策略：修复" in words(html, "zh").replace(" ", "")
+    assert "too_long: 3 rows dropped, policy" in words(html)
+
+
 def test_empty_objects_and_records_without_their_keys_give_a_page(tmp_path: Path) -> None:
     bare = [{"kind": kind, "step": 1} for kind in ("train", "eval", "event")]
     parts = {"environment": {}, "data": {"rows_read": 1}, "samples": [{"step": 1}], "evaluation": {"base": None}}

@@ -207,6 +207,14 @@ def test_what_check_says_is_named_in_both_languages_and_its_remedies_can_be_writ
     assert "shown" not in facts
 
 
+def test_a_fault_of_a_whole_file_is_told_apart_from_those_of_rows():
+    whole = "rows.csv:1: the whole file is GBK, not UTF-8, and was read as GBK"
+    line = "rows.jsonl:2: is GBK, not UTF-8, and was read as GBK"
+    fault = {"fault": "encoding", "policy": "repair", "count": 2, "actions": {"repaired": 2}, "meaning": "m"}
+    facts = annotate_facts({"faults": [fault | {"examples": [whole, line]}]})
+    assert facts["faults"][0]["of_file"] == [whole]
+
+
 def test_facts_are_those_of_the_newest_check_and_stale_once_the_recipe_changes(client, folder):
     assert client.get("/studio/facts/mine.yaml").json() == {
         "running": None,

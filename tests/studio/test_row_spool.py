@@ -41,6 +41,23 @@ def test_rows_are_listed_with_their_places_and_what_was_found_in_reading(tmp_pat
     assert other["cells"]["other"]["text"] == "心脏"
 
 
+def test_what_is_wrong_with_a_file_is_a_note_and_no_fault_of_its_first_row(tmp_path):
+    (tmp_path / "rows.csv").write_bytes("问题,回答\n什么是水？,液体。\n".encode("gbk"))
+    page = whole(RowSpool(tmp_path / "rows.csv", "rows.csv"))
+    assert page.notes == ("rows.csv:1: the whole file is GBK, not UTF-8, and was read as GBK",)
+    assert [row["findings"] for row in page.rows] == [[]]
+    lines = b'\xef\xbb\xbf{"q": "one"}\n' + '{"q": "火"}\n'.encode("gbk") + b"{broken\n"
+    (tmp_path / "rows.jsonl").write_bytes(lines)
+    page = whole(RowSpool(tmp_path / "rows.jsonl", "rows.jsonl"))
+    assert page.notes == ("rows.jsonl:1: begins with a byte order mark",)
+    first, line, broken = (row["findings"] for row in page.rows)
+    assert first == []
+    assert [(one["name"]["en"], one["name"]["zh"], one["action"]) for one in [*line, *broken]] == [
+        ("encoding", "编码错误（encoding）", "repaired"),
+        ("unreadable", "无法读取（unreadable）", "dropped"),
+    ]
+
+
 def test_hostile_cells_are_told_as_they_are_and_never_break_the_list(tmp_path):
     nasty = ["<script>alert(1)</script>", "a\tb\nc\x00\x1b[31m\u2028\u202e", "\\ud800 " + "x" * 10**6, "", "\t"]
     lines = [json.dumps({"q": text, "\t\n": text}) + "\n" for text in nasty] + ['{"q": "\\ud83d half", "n": NaN}\n']

@@ -182,6 +182,81 @@ def test_a_doubt_is_decided_beside_the_rows(browser, folder, address):
         page.get_by_text("decided", exact=True).wait_for(state="detached")
 
 
+@pytest.fixture
+def plants(folder):
+    """Make the rows a table in GBK, as a spreadsheet writes it, that was checked on a machine without a card."""
+    rows = "".join(f"{n},第{n}种植物怎么养？{'很长的问题。' * 9},先看光照。,放在{n}号窗边。,园艺\n" for n in range(40))
+    (folder / "plants.csv").write_bytes(("序号,问题,思考,回答,分类\n" + rows).encode("gbk"))
+    (folder / "mine.yaml").write_text("model: {name: base}\ndata: {name: plants.csv, faults: {encoding: repair}}\n")
+    file = {
+        "path": "plants.csv",
+        "rows": 40,
+        "format": "f",
+        "columns": "{question: 问题, reasoning: 思考, answer: 回答}",
+    }
+    whole = "plants.csv:1: the whole file is GBK, not UTF-8, and was read as GBK"
+    fault = FACTS["faults"][1] | {"fault": "encoding", "examples": [whole]}
+    plan = {"card": "cpu", "options": [], "why": "on the CPU: memory tier fp32, activation budget 1"}
+    [act] = folder.glob(".thinktune/acts/*")
+    (act / "stdout").write_text(json.dumps(FACTS | {"files": [file], "faults": [fault], "plan": plan}))
+    return folder
+
+
+@pytest.mark.parametrize("path", ["rows/mine.yaml?view=raw", "rows/plants.csv"])
+def test_a_phone_shows_the_columns_that_are_read_below_each_other(browser, plants, address, path):
+    with open_page(browser, f"{address}/{path}", locale="zh-CN", viewport={"width": 390, "height": 800}) as page:
+        first = page.locator(".raw-row").first
+        first.get_by_text("放在0号窗边").wait_for()
+        assert first.locator(".cell-name").all_inner_texts() == ["问题", "思考", "回答"]
+        boxes = [cell.bounding_box() for cell in first.locator(".cell").all()]
+        assert [box["x"] for box in boxes] == [boxes[0]["x"]] * 3
+        bottoms = [box["y"] + box["height"] for box in (boxes[-1], first.bounding_box())]
+        assert bottoms[0] <= bottoms[1], "a row is as high as its lines"
+        page.get_by_text("整个文件都是 GBK，不是 UTF-8，已按 GBK 读取").wait_for()
+        assert page.locator(".fault-mark").count() == 0, "the file's encoding is no fault of a row"
+        page.get_by_label("搜索").fill("园艺")
+        page.get_by_text("40 行中有 40 行").wait_for()
+        assert "园艺" in first.inner_text(), "what was searched for is seen"
+        page.set_viewport_size({"width": 1280, "height": 800})
+        first.get_by_text("序号").wait_for()
+        assert first.locator(".cell-name").all_inner_texts() == ["序号", "问题", "思考", "回答", "分类"]
+
+
+def test_a_phone_shows_the_mapping_whole_and_a_file_has_no_row_to_look_at(browser, plants, address):
+    with open_page(
+        browser, f"{address}/rows/mine.yaml", locale="zh-CN", viewport={"width": 390, "height": 800}
+    ) as page:
+        page.locator(".mapping .example").filter(has_text="放在2号窗边").wait_for()
+        table, example = page.locator(".mapping"), page.locator(".mapping .example").last
+        assert example.bounding_box()["width"] == table.bounding_box()["width"], "an example has the whole width"
+        assert page.get_by_role("table").get_by_role("row").count() == 6, "it stays a table for those who hear it"
+        card = page.get_by_role("article", name="编码错误")
+        card.get_by_text("问题在整个文件").wait_for()
+        assert card.get_by_role("button").count() == 0
+
+
+def test_a_fault_of_a_row_has_the_readers_name_and_its_line_on_a_phone(browser, folder, address):
+    row = {"question": "What is it?", "think": "It is one.", "answer": "One."}
+    (folder / "loose.jsonl").write_text("".join(f"{line}\n" for line in (json.dumps(row), repr(row))))
+    with open_page(
+        browser, f"{address}/rows/loose.jsonl", locale="zh-CN", viewport={"width": 390, "height": 800}
+    ) as page:
+        mark = page.get_by_text("JSON 不规范（loose_json）")
+        mark.wait_for()
+        row = page.locator(".raw-row").nth(1)
+        inside, boxes = row.bounding_box(), [mark.bounding_box(), row.locator(".cell").last.bounding_box()]
+        assert inside["y"] <= boxes[0]["y"]
+        assert boxes[1]["y"] + boxes[1]["height"] <= inside["y"] + inside["height"]
+        page.get_by_role("button", name="English").click()
+        page.get_by_text("loose_json", exact=True).wait_for()
+
+
+def test_a_plan_for_the_cpu_says_so_in_plain_words(browser, plants, address):
+    with open_page(browser, f"{address}/plan/mine.yaml", locale="zh-CN") as page:
+        page.get_by_text("在 CPU 上运行，速度慢").wait_for()
+        assert "激活预算" not in page.locator("main").inner_text()
+
+
 def test_a_dropped_file_comes_into_the_folder_and_a_taken_name_is_told(browser, folder, address, tmp_path_factory):
     own = tmp_path_factory.mktemp("mine") / "new rows.jsonl"
     own.write_text('{"question": "a", "answer": "b"}\n')

@@ -20,7 +20,7 @@ from thinktune.tokenization import ChatTokenizer, Example, Turn
 MAX_DOUBTS = 20
 MAX_TEXT_CHARACTERS = 20_000  # of each text; a longer one is cut in its middle
 # Faults whose repair or keeping is hardly ever wrong come last; in each group, rows are taken kind by kind.
-SURE_FAULTS = ("odd_space", "control_character", "byte_order_mark", "encoding", "soft_switch", "ends_on_user")
+SURE_FAULTS = ("odd_space", "control_character", "soft_switch", "ends_on_user")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,9 @@ class Doubts:
 def find_doubts(recipe: Recipe, tokenizer: ChatTokenizer, limit: int = MAX_DOUBTS) -> Doubts:
     """Find the rows to look at: of every fault some, chosen by a hash, without those that are decided already.
 
-    Reads and checks all rows, but makes no tokens, so that rows that are too long or alike are not among them. Raises
-    UserError where a file cannot be read or understood, and where two of several sources have files of one name.
+    Reads and checks all rows, but makes no tokens, so that rows that are too long or alike are not among them; nor is
+    what reading repaired, such as GBK, since the row looks the same before and after. Raises UserError where a file
+    cannot be read or understood, and where two of several sources have files of one name.
     """
     if recipe.is_mixture:
         numbers = (number for number, source in enumerate(recipe.sources) if source.answers == "rows")
@@ -82,7 +83,7 @@ def find_doubts(recipe: Recipe, tokenizer: ChatTokenizer, limit: int = MAX_DOUBT
             checked = check_row(row, chunk.mapping, recipe.data, rules, tokenizer)
             # Of a row that is left out, only the reason for that is worth a decision.
             for finding in checked.findings if checked.example else checked.findings[-1:]:
-                if row.columns is None or len(_choices(finding.fault)) < 2 or _is_decided(decision, row, finding.fault):
+                if row.columns is None or _is_certain(finding, row) or _is_decided(decision, row, finding.fault):
                     continue
                 counts[finding.fault] = counts.get(finding.fault, 0) + 1
                 _keep_lowest(best.setdefault(finding.fault, []), found, (chunk, row, finding), limit)
@@ -109,6 +110,11 @@ def _merge(found: Sequence[Doubts]) -> Doubts:
 
 def _choices(fault: str) -> list[str]:
     return [policy for policy in ROW_FAULTS[fault].policies if policy != "stop"]
+
+
+def _is_certain(finding: Finding, row: RawRow) -> bool:
+    """Return True for a fault with one policy, or one that reading repaired: the row is shown as it was read."""
+    return len(_choices(finding.fault)) < 2 or (finding.action == "repaired" and finding in row.findings)
 
 
 def _counts(decision: RowDecision, row: RawRow) -> bool:

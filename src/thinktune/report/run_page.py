@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from markupsafe import Markup
 
 from thinktune.config.strict_yaml import read_values
+from thinktune.data.reading.raw_rows import is_of_file
 from thinktune.errors import UserError, redact, redact_all
 from thinktune.eval.votes import count_votes, judge_votes
 from thinktune.report.averaging_section import AveragingSection, read_averaging_section
@@ -73,7 +74,7 @@ PART_NAMES = {
 
 _CATALOGUE = {  # words that the template asks for by name
     word.__name__: word
-    for word in (action_name, environment_name, environment_value, fault_meaning, fault_name, policy_name)
+    for word in (action_name, environment_name, environment_value, fault_meaning, fault_name, is_of_file, policy_name)
 }
 
 

@@ -18,6 +18,7 @@ MAX_NESTING = 100
 
 
 WHOLE_FILE = "the whole file is GBK, not UTF-8, and was read as GBK"  # which is no fault of its first row
+FILE_FAULTS = ("byte_order_mark", "file_form")
 
 
 ROLE_KEYS = {"role", "from"}  # a list of objects that all have one of these is a conversation, not rows
@@ -37,6 +38,11 @@ class OpenFile:
     max_row_bytes: int
     findings: Findings
     rows_key: str | None = None
+
+
+def is_of_file(fault: str, sentence: str) -> bool:
+    """Return True for a finding about a whole file, which its first row only carries."""
+    return fault in FILE_FAULTS or (fault == "encoding" and sentence.endswith(WHOLE_FILE))
 
 
 def form_finding(place: str, what: str) -> Finding:

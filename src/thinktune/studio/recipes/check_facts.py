@@ -7,6 +7,7 @@ from typing import Any
 from thinktune.config import ROW_FAULTS
 from thinktune.config.proposals import read_changes
 from thinktune.config.strict_yaml import YamlSyntaxError, parse_yaml
+from thinktune.data.reading.raw_rows import is_of_file
 from thinktune.report.run_sections.data_words import action_name, fault_meaning, fault_name, policy_name
 from thinktune.studio.acts import Act, Acts
 
@@ -25,6 +26,7 @@ def annotate_facts(facts: dict[str, Any]) -> dict[str, Any]:
     """Return facts with faults named in both languages, and each sentence with the settings that it says to write."""
     faults = [fault | describe_fault(fault["fault"], fault.get("meaning", "")) for fault in facts.get("faults", ())]
     for fault in faults:
+        fault["of_file"] = [sentence for sentence in fault.get("examples", ()) if is_of_file(fault["fault"], sentence)]
         fault["actions"] = [
             {"action": action, "count": count, "name": _both(action_name(action))}
             for action, count in fault["actions"].items()

@@ -11,14 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from thinktune.data.reading.raw_rows import is_of_file
 from thinktune.data.reading.readers import read_rows
 from thinktune.data.types import RawRow
 from thinktune.errors import UserError
+from thinktune.report.run_sections.data_words import fault_name
 
 MAX_SPOOL_BYTES = 4 * 2**30  # of a copy on the disk; what is beyond is not listed
 MAX_CELL_CHARACTERS = 400  # of a cell in a list
 MAX_WHOLE_CELL_CHARACTERS = 200_000  # of a cell of one row
 MAX_COLUMNS = 200
+MAX_NOTES = 20  # about the file; an archive may have one of each of its parts
 MAX_ROWS_A_PAGE = 200
 WAIT_SECONDS = 2.0  # for rows that are not read yet
 MAX_SEARCHES = 4  # whose hits are kept
@@ -31,7 +34,7 @@ TEXT, NOTHING, VALUE = "t", "n", "v"  # what a cell is: a text, null, or any oth
 class RowsPage:
     """Some rows of a file as plain values, how many there are so far, and whether that is all of them.
 
-    Of a search, `found` counts its hits among the rows so far.
+    Of a search, `found` counts its hits among the rows so far. `notes` are sentences about the whole file.
     """
 
     rows: tuple[dict[str, Any], ...]
@@ -40,6 +43,7 @@ class RowsPage:
     columns: tuple[str, ...]
     found: int | None
     mistakes: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -60,6 +64,7 @@ class RowSpool:
         self._offsets = array("q", [0])  # where each row ends, after the first 0
         self._columns: dict[str, None] = {}
         self._mistakes: tuple[str, ...] = ()
+        self._notes: list[str] = []
         self._finished = self._closed = False
         self._changed = threading.Condition()
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="thinktune-rows-", buffering=2**20)  # noqa: SIM115
@@ -82,7 +87,7 @@ class RowSpool:
         numbers: Sequence[int] = range(total) if hits is None else hits
         rows = tuple(self.row(number, MAX_CELL_CHARACTERS, search) for number in numbers[first : first + count])
         found = None if hits is None else len(hits)
-        return RowsPage(rows, total, is_whole, tuple(self._columns), found, self._mistakes)
+        return RowsPage(rows, total, is_whole, tuple(self._columns), found, self._mistakes, tuple(self._notes))
 
     def _wait_for(self, rows: int, seconds: float) -> tuple[int, bool]:
         """Wait a little until so many rows are read; return how many are, and whether that is all."""
@@ -98,7 +103,8 @@ class RowSpool:
         source, findings, kinds = json.loads(head)
         parts = zip(json.loads(names), kinds, json.loads(texts), strict=True)
         cells = {name: _cell(kind, text, most_characters, search) for name, kind, text in parts}
-        return {"number": number, "source": source, "findings": findings, "cells": cells}
+        named = [finding | {"name": _name(finding["fault"])} for finding in findings]
+        return {"number": number, "source": source, "findings": named, "cells": cells}
 
     def find_source(self, source: str) -> int | None:
         """Return the number of the row at a place such as `rows.jsonl:12`; None where it is not read yet, or not here.
@@ -144,6 +150,8 @@ class RowSpool:
                     shown = len(self._offsets) - 1 + len(ends)
                     mistakes = (f"{name}: only its first {shown:,} rows are shown here; training reads all of them",)
                     break
+                told = [found.sentence for found in row.findings if is_of_file(found.fault, found.sentence)]
+                self._notes += told[: MAX_NOTES - len(self._notes)]
                 line = _spell_row(row)
                 self._file.write(line)
                 end += len(line)
@@ -175,15 +183,27 @@ class RowSpool:
 
 
 def _spell_row(row: RawRow) -> bytes:
-    """Return a row as one line: place, findings and kinds of its cells; names; texts: apart from each other by tabs."""
+    """Return a row as one line: place, findings and kinds of its cells; names; texts: apart from each other by tabs.
+
+    What was found about the whole file is left out.
+    """
     columns = row.columns or {}
     kinds, texts = "", list[str]()
     for value in columns.values():
         kinds += TEXT if isinstance(value, str) else NOTHING if value is None else VALUE
         texts.append(value if isinstance(value, str) else "" if value is None else _spell_value(value))
-    findings = [{"fault": finding.fault, "sentence": finding.sentence} for finding in row.findings]
+    findings = [
+        {"fault": finding.fault, "sentence": finding.sentence, "action": finding.action}
+        for finding in row.findings
+        if not is_of_file(finding.fault, finding.sentence)
+    ]
     parts = ((row.source, findings, kinds), list(map(str, columns)), texts)
     return _encode("\t".join(json.dumps(part, ensure_ascii=False) for part in parts) + "\n")
+
+
+def _name(fault: str) -> dict[str, str]:
+    name = fault_name(fault)
+    return {"en": name.en, "zh": name.zh}
 
 
 def _spell_value(value: Any) -> str:

@@ -8,7 +8,7 @@ import { Sentence } from './sentence.js';
 
 const COLUMNS = ['memory', 'update', 'budget', 'batch', 'train', 'evaluate', 'sample', 'host', 'speed'];
 
-/** Show the table of options; of the CPU, only what was taken. */
+/** Show the table of options; of the CPU, which has none, only that it is slow. */
 export function CardTable({ plan }) {
   const words = useWords(file);
   const language = useLanguage();
@@ -21,7 +21,7 @@ export function CardTable({ plan }) {
     if (column === 'speed') return option.predicted_range ? option.predicted_range.map(number).join('–') : '–';
     return option[`${column}_gib`].toFixed(1);
   };
-  return html`<p><${Sentence} text=${plan.why} /></p>
+  return html`<p>${plan.card === 'cpu' ? words.onCpu : html`<${Sentence} text=${plan.why} />`}</p>
     ${[plan.card_note, plan.precision].filter(Boolean).map((note) => html`<p class="warning"><${Sentence} text=${note} /></p>`)}
     ${plan.options.length > 0 && html`<p class="small">${words.planned(plan.ranks > 1 ? `${plan.ranks} × ${plan.card}` : plan.card, plan.card_gib)}</p>
       <div class="scroll" tabindex="0" role="group" aria-label=${words.cardTable}><table>

@@ -36,14 +36,15 @@ function FaultCard({ fault, policy, doubt, rowsRead, change, onShow }) {
   const language = useLanguage();
   const number = (count) => formatNumber(count, language);
   const share = fault.dropped_share >= 0.01 ? `${Math.round(fault.dropped_share * 100)} %` : `${(fault.dropped_share * 100).toFixed(1)} %`;
+  const isOfFile = fault.of_file.length > 0 && fault.of_file.length === fault.examples.length && fault.actions.every(({ action }) => action === 'repaired');
   return html`<article class="card fault" aria-label=${fault.name[language]}>
-    <h3><${Both} text=${fault.name} /> <span class="count">${number(fault.count)}</span></h3>
+    <h3><${Both} text=${fault.name} /> ${!isOfFile && html`<span class="count">${number(fault.count)}</span>`}</h3>
     <p class="small"><${Both} text=${fault.meaning} /></p>
-    <p>${fault.actions.map((each) => `${number(each.count)} ${each.name[language]}`).join(', ')}${fault.dropped_share > 0 ? ` · ${words.costs(share, number(rowsRead))}` : ''}</p>
+    <p>${isOfFile ? words.ofFile : fault.actions.map((each) => `${number(each.count)} ${each.name[language]}`).join(', ')}${fault.dropped_share > 0 ? ` · ${words.costs(share, number(rowsRead))}` : ''}</p>
     <p><${PolicySelect} fault=${fault} policy=${policy} change=${change} />
       ${policy !== fault.policy && html` <span class="warning">${words.policyChanged}</span>`}</p>
     <ul class="advice">${fault.examples.slice(0, 3).map((sentence) => {
-      const place = EXAMPLE_PLACE.exec(sentence)?.[1];
+      const place = !fault.of_file.includes(sentence) && EXAMPLE_PLACE.exec(sentence)?.[1];
       return html`<li key=${sentence} class="small"><${Sentence} text=${sentence} show=${visible} />
         ${place && html` <button type="button" class="quiet" aria-label=${words.showRow(place)} onClick=${() => onShow(place)}>${words.show}</button>`}</li>`;
     })}</ul>

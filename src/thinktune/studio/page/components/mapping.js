@@ -10,6 +10,7 @@ import { visible } from './visible.js';
 
 const PARTS = ['question', 'reasoning', 'answer', 'system', 'messages', 'keypoint', 'mode', 'label'];
 const OF_MANY_COLUMNS = ['question', 'reasoning', 'answer', 'system'];
+const TRAINED = ['question', 'reasoning', 'answer', 'messages', 'system'];
 const EXAMPLES = 3;
 const MOST_CHARACTERS = 160;
 
@@ -26,6 +27,12 @@ function partsOf(read, given, ignored) {
   take('ignore', ignored);
   for (const part of PARTS) take(part, given?.[part]);
   return parts;
+}
+
+/** Return the columns that hold what is trained, the question's first: of several that are joined, the first one. */
+export function columnsRead(read, given) {
+  const parts = Object.entries(partsOf(read, given));
+  return TRAINED.map((part) => parts.find(([, found]) => found === part)?.[0]).filter((column) => column !== undefined);
 }
 
 /**

@@ -5,7 +5,7 @@ import { Doubts } from '../components/doubts.js';
 import { DropZone, HubRows, NameList } from '../components/drop.js';
 import { Faults } from '../components/faults.js';
 import { Lengths } from '../components/lengths.js';
-import { Mapping } from '../components/mapping.js';
+import { columnsRead, Mapping } from '../components/mapping.js';
 import { Problem } from '../components/problem.js';
 import { RawRows, RowDialog } from '../components/raw-rows.js';
 import { Advice, CheckState, Mistakes, RecipeText, useFacts, useRecipe } from '../components/recipe.js';
@@ -57,7 +57,7 @@ function NewRows({ name }) {
       <${ActButton} verb=${verb} label=${words.makeRecipe} onStart=${(started) => setAct(started.id)} />
       ${id ? html`<${Act} key=${id} id=${id} /><${Made} key=${`made ${id}`} id=${id} />` : html`<${VerbCommand} verb=${verb} />`}
     </section>
-    <h2>${words.rawRows}</h2><${RawRows} name=${name} />`;
+    <h2>${words.rawRows}</h2><${RawRows} key=${name} name=${name} />`;
 }
 
 /** What init chose and why, with the way to the recipe that it wrote. */
@@ -101,7 +101,7 @@ function RecipeRows({ name }) {
     setView(next);
     replaceQuery(next === VIEWS[0] ? {} : { view: next });
   };
-  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show, rowsKey: raw && dataOf(raw).rows };
+  const shared = { name, recipe, checked, facts: checked?.facts, catalogue: catalogue?.faults, doubts, change, busy, raw, show, rowsKey: raw && dataOf(raw).rows, given: raw && dataOf(raw).columns };
   return html`<h1>${name}</h1>
     <${Mistakes} recipe=${recipe} /><${Problem} error=${problem} />
     ${!recipe.values && html`<${RecipeText} recipe=${recipe} rewrite=${rewrite} busy=${busy} open />`}
@@ -116,7 +116,7 @@ function RecipeRows({ name }) {
 }
 
 /** One of the views of a recipe's rows. */
-function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show, rowsKey }) {
+function View({ view, name, recipe, checked, facts, catalogue, doubts, change, busy, raw, show, rowsKey, given }) {
   const words = useWords(file);
   const last = (path) => path?.split('/').pop();
   const read = raw ? facts?.files?.find((one) => last(one.path) === last(raw)) : facts?.files?.[0];
@@ -130,7 +130,7 @@ function View({ view, name, recipe, checked, facts, catalogue, doubts, change, b
     case 'doubts':
       return html`<h2>${words.doubts}</h2><${Doubts} name=${name} doubts=${doubts} running=${checked?.running} onShow=${show} />`;
     case 'raw':
-      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} rowsKey=${rowsKey} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
+      return html`<h2>${words.rawRows}</h2>${raw ? html`<${RawRows} key=${raw} name=${raw} rowsKey=${rowsKey} read=${columnsRead(read?.mapping, given)} />` : html`<p class="small">${words.rowsElsewhere}</p>`}`;
     default:
       return html`${!raw && !read && html`<p class="small">${words.rowsElsewhere}</p>`}
         ${(raw || read) && html`<section aria-labelledby="mapping"><h2 id="mapping">${words.mapping}</h2>

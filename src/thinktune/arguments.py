@@ -92,7 +92,9 @@ StudioFolder = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY.PATH=VALUE", help="Settings to override, as in train.epochs=1.")
 ]
-WaitForCard = Annotated[bool, typer.Option("--wait", help="Wait until nothing else of thinktune runs on these cards.")]
+WaitForCard = Annotated[
+    bool, typer.Option("--wait", help="Wait until no other run, evaluation, pilot or teacher uses these cards.")
+]
 Finish = Annotated[
     bool, typer.Option("--finish", help="Train no further: end an unfinished run with its best checkpoint.")
 ]

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -64,9 +65,8 @@ def test_a_run_that_waits_lets_one_that_does_not_finish_and_keeps_nobody_out(tmp
     release(tmp_path / "waiting", waiting)
 
 
-def test_a_probe_of_a_run_that_waits_takes_no_lock_from_one_that_does_not(tmp_path):
-    folder = tmp_path / "cards"
-    folder.mkdir(exist_ok=True)
+def test_a_probe_of_a_run_that_waits_takes_no_lock_from_one_that_does_not():
+    folder = card_lock.locks_folder()
     with ExitStack() as probe, ExitStack() as other:
         assert card_lock._take(probe, folder / "cpu.use", fcntl.LOCK_EX)
         threading.Timer(0.1, probe.close).start()
@@ -93,8 +93,9 @@ def test_who_waits_is_told_to_a_program_that_watches(tmp_path, monkeypatch):
     seen = []
 
     def look(_seconds):
-        seen.append((tmp_path / "progress.json").read_text())
-        (tmp_path / "holder.release").write_text("")
+        if (tmp_path / "progress.json").exists():
+            seen.append((tmp_path / "progress.json").read_text())
+            (tmp_path / "holder.release").write_text("")
 
     monkeypatch.setattr("thinktune.run.card_lock.time.sleep", look)
     with hold_cards(["cpu"], print, wait=True):
@@ -103,10 +104,35 @@ def test_who_waits_is_told_to_a_program_that_watches(tmp_path, monkeypatch):
     holder.wait(timeout=20)
 
 
-def test_a_cache_that_cannot_be_written_stops_no_run_that_does_not_wait(tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_written_stops_no_run_and_one_that_would_wait_says_so(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "file"))
+    said = []
+    for wait in (False, True):
+        with hold_cards(["cpu"], said.append, wait=wait):
+            assert len(said) == wait
+
+
+def test_cards_whose_locks_cannot_be_had_are_not_waited_for_and_that_is_said(monkeypatch):
+    def cannot(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("thinktune.run.card_lock.fcntl.flock", cannot)
+    said = []
+    with hold_cards(["cpu"], said.append, wait=True):
+        assert "cannot be locked (Function not implemented), so this does not wait" in said[0]
+    with hold_cards(["cpu"], said.append, wait=False):
+        assert len(said) == 1
+
+
+def test_many_who_ask_at_once_see_no_card_in_use_that_is_not():
     with hold_cards(["cpu"], print, wait=False):
-        pass
-    with pytest.raises(OSError, match="file"), hold_cards(["cpu"], print, wait=True):
-        pass
+        assert card_lock.cards_in_use() == {"cpu"}
+    with ThreadPoolExecutor(8) as pool:
+        assert not any(pool.map(lambda _: card_lock.cards_in_use(), range(1000)))
+
+
+def test_machines_that_share_a_cache_have_locks_of_their_own(monkeypatch):
+    with hold_cards(["cpu"], print, wait=False):
+        monkeypatch.setattr("thinktune.run.card_lock.Path.read_text", lambda *_, **__: "another-boot\n")
+        assert card_lock.cards_in_use() == set()

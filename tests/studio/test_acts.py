@@ -260,6 +260,8 @@ def test_old_acts_go_when_a_new_one_starts_but_none_that_lives_or_that_a_screen_
     held = FileLock(living.lock)
     shown = made(acts, "20200101-000001-check-000000", {"recipe": "old.yaml"}, verb="check")
     stopped = made(acts, "20200101-000002-check-000000", {"recipe": "old.yaml"}, code=75, verb="check")
+    without_facts = made(acts, "20200101-000003-check-000000", {"recipe": "old.yaml"}, code=1, verb="check")
+    shown.stdout.write_text("{}")
     superseded = [made(acts, f"20200102-00000{n}-eval-000000", {"run": "runs/one"}) for n in range(3)]
     damaged = acts.path / "20200103-000000-eval-000000"
     damaged.mkdir()
@@ -267,7 +269,7 @@ def test_old_acts_go_when_a_new_one_starts_but_none_that_lives_or_that_a_screen_
     with held:
         id = start(acts, "end")
     left = {entry.name for entry in acts.path.iterdir()}
-    assert left == {folder.path.name for folder in (living, shown, *newest)} | {id}
+    assert left == {folder.path.name for folder in (living, shown, without_facts, *newest)} | {id}
     assert not stopped.path.exists()
     assert not any(folder.path.exists() for folder in superseded)
     ended(acts, id)
@@ -275,7 +277,12 @@ def test_old_acts_go_when_a_new_one_starts_but_none_that_lives_or_that_a_screen_
 
 def test_acts_that_cannot_be_removed_stop_no_new_one(acts, monkeypatch):
     monkeypatch.setattr("thinktune.studio.acts.KEPT_ACTS", 0)
-    monkeypatch.setattr("thinktune.studio.acts.shutil.rmtree", lambda *_, **__: None)
+
+    def cannot(_, ignore_errors=False):
+        if not ignore_errors:
+            raise PermissionError
+
+    monkeypatch.setattr("thinktune.studio.acts.shutil.rmtree", cannot)
     made(acts, "20200101-000000-eval-000000")
     made(acts, "20200101-000001-eval-000000")
     assert ended(acts, start(acts, "end")).state == "finished"

@@ -37,7 +37,7 @@ def test_a_model_is_pushed_and_its_address_stays_on_the_screen(browser, folder, 
             page.get_by_label("Name, as OWNER/NAME").fill("clinic/heart")
             page.locator(".command code", has_text=f"push --hub={hub} runs/small clinic/heart").wait_for()
             page.get_by_role("button", name="Push", exact=True).click()
-            page.locator(".act progress").wait_for()
+            page.locator(".act[data-state=running]").wait_for()
             link = page.get_by_role("link", name="clinic/heart")
             link.wait_for()
             assert server.address in link.get_attribute("href")

@@ -24,6 +24,7 @@ def driver(tmp_path, monkeypatch):
     """Put a program that prints a text in nvidia-smi's place; return who changes that text."""
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
     monkeypatch.setenv("THINKTUNE_CACHE", str(tmp_path / "cache" / "tokens"))
     (tmp_path / "bin").mkdir()
 
@@ -45,6 +46,29 @@ def test_the_card_is_the_one_that_a_run_would_take(driver, monkeypatch, visible,
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = first_visible(ask_nvidia_smi())
     assert (found and found.index) == index
+
+
+def test_the_number_of_unlike_cards_is_left_to_torch_since_it_may_count_them_otherwise(driver, monkeypatch):
+    monkeypatch.delenv("CUDA_DEVICE_ORDER")
+    assert first_visible(ask_nvidia_smi()) is None
+    with hold_cards(["cuda-0"], print, wait=False):
+        assert not any(card.in_use for card in ask_nvidia_smi()), "which of them that is, nobody can say"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-bbbb-2")
+    assert first_visible(ask_nvidia_smi()).name == "NVIDIA GeForce RTX 4090"
+    driver(TWO.replace("NVIDIA GeForce RTX 4090", "NVIDIA H200"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    assert first_visible(ask_nvidia_smi()).index == 1
+
+
+def test_a_card_is_in_use_however_its_lock_is_named(driver):
+    for name, used in (
+        ("cuda-1", [False, True]),
+        ("cuda-GPU-a", [True, False]),
+        ("cuda-GPU-bbbb-2", [False, True]),
+        ("cuda-MIG-1", [False] * 2),
+    ):
+        with hold_cards([name], print, wait=False):
+            assert [card.in_use for card in ask_nvidia_smi()] == used
 
 
 def test_a_card_that_is_split_or_a_driver_that_says_something_else_is_left_to_torch(driver):

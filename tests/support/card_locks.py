@@ -3,7 +3,6 @@
 import fcntl
 from contextlib import ExitStack
 
-from thinktune.cache import cache_folder
 from thinktune.run import card_lock
 
 HOLDER = """
@@ -24,4 +23,4 @@ with lock.hold_cards([card], lambda line: print(line, flush=True), wait=wait):
 def is_cpu_in_use() -> bool:
     """Return True if somebody computes on the CPU, as a verb that waits would see."""
     with ExitStack() as probe:
-        return not card_lock._take(probe, cache_folder().parent / "cards" / "cpu.use", fcntl.LOCK_EX)
+        return not card_lock._take(probe, card_lock.locks_folder() / "cpu.use", fcntl.LOCK_EX)

@@ -101,7 +101,8 @@ def protocol_with_head_timeout(seconds: float) -> type[H11Protocol]:
             if connection.family in (socket.AF_INET, socket.AF_INET6):
                 # asyncio does so only where the listening socket names its protocol, which `create_server` does not:
                 # each answer's body then waits 40 ms for the other side to acknowledge its head.
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with suppress(OSError):  # it may be gone already
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.loop.call_later(seconds, self._close_if_idle, None)
 
         def _close_if_idle(self, cycle_before: object) -> None:

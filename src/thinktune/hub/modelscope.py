@@ -25,6 +25,8 @@ from thinktune.hub.verification import (
 LISTING_FILE = ".thinktune"
 """Our listing of a complete snapshot, next to its files: ModelScope's client keeps none."""
 
+_PART = re.compile(r"(\.incomplete|_\d+_\d+)$")  # of a file under way, as the client names it
+
 
 # ModelScope's client reads these when it is first imported. By itself it waits 68 s for a listing that does not come,
 # six times 60 s for a body that stalls, an hour for the answer to an upload, and logs the error's text, with whatever
@@ -92,12 +94,14 @@ def download_from_modelscope(
 def _bytes_there(folder: Path, names: Collection[str]) -> int:
     """Return the bytes of files that are there, of one under way those of its parts, as the client names them."""
     there = 0
+    by_parent: dict[Path, set[str]] = {}
     for name in names:
-        file = folder / name
-        parts = re.compile(re.escape(file.name) + r"(\.incomplete|_\d+_\d+)")
-        siblings = list(os.scandir(file.parent)) if not file.exists() and file.parent.is_dir() else []
-        there += sum(one.stat().st_size for one in siblings if parts.fullmatch(one.name))
-        there += file.stat().st_size if file.exists() else 0
+        by_parent.setdefault((folder / name).parent, set()).add(Path(name).name)
+    for parent, wanted in by_parent.items():
+        sizes = {one.name: one.stat().st_size for one in os.scandir(parent)} if parent.is_dir() else {}
+        for name, size in sizes.items():
+            whole = _PART.sub("", name)
+            there += size if name in wanted or (whole in wanted and whole not in sizes) else 0
     return there
 
 

@@ -1,6 +1,9 @@
 """Locks of cards, so that runs may wait for each other: the queue is made of processes, and lives while they do."""
 
 import os
+import platform
+import re
+import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -16,6 +19,8 @@ if os.name == "posix":
 
 POLL_SECONDS = 1.0
 SHARE_SECONDS = 1.0
+ASKED_SECONDS = 0.05
+_PROBES = threading.Lock()  # whoever asks takes a lock for an instant, which another who asks would see
 WAITS_FOR_CARD = "card is in use"  # as the progress file names it
 
 
@@ -23,35 +28,45 @@ WAITS_FOR_CARD = "card is in use"  # as the progress file names it
 def hold_cards(cards: Sequence[str], say: Say, *, wait: bool) -> Generator[None]:
     """Hold the locks of cards, by name, while the block runs; with `wait`, once nobody else uses them.
 
-    Every verb that computes on a card shares its lock of use, so one that waits sees all others; those that wait take
-    turns by a second lock. One that holds a card may start others on it, which do not wait. Without `wait` a lock that
-    cannot be had stops nothing. Raises UserError where waiting is not possible.
+    Training, evaluations, pilots and teachers share the lock of use of their cards, so one that waits sees all others;
+    those that wait take turns by a second lock. One that holds a card may start others on it, which do not wait. What
+    cannot be locked is not waited for, which is said. Raises UserError where waiting is not possible.
     """
     if os.name != "posix":
         if wait:
             raise UserError("--wait: works only on POSIX systems; leave it out, and start runs one after the other")
         yield
         return
-    folder = cache_folder().parent / "cards"
+    folder = locks_folder()
     with ExitStack() as held:
-        for card in sorted(set(cards)):
-            if wait:
-                _wait_for(held, folder / f"{card}.turn", say)
-                _wait_until_free(folder / f"{card}.use", say)
+        try:
+            for card in sorted(set(cards)):
+                if wait:
+                    _wait_for(held, folder / f"{card}.turn", say)
+                    _wait_until_free(folder / f"{card}.use", say)
                 _share(held, folder / f"{card}.use")
-            else:
-                with suppress(OSError):  # a cache that nobody may write in
-                    _share(held, folder / f"{card}.use")
+        except OSError as error:  # a cache that nobody may write in, or on a file system without locks
+            if wait:
+                say(f"{folder}: cannot be locked ({error.strerror}), so this does not wait for the card")
         yield
+
+
+def locks_folder() -> Path:
+    """Return the folder of this machine's locks: several machines, each with cards of its own, may share a cache."""
+    machine = platform.node()
+    with suppress(OSError):  # Linux; containers of one machine, which share its cards, have names of their own
+        machine = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return cache_folder().parent / "cards" / (re.sub(r"[^\w.-]", "-", machine) or "machine")
 
 
 def cards_in_use() -> set[str]:
     """Name the cards of this machine that somebody holds; what cannot be asked counts as free."""
     names: set[str] = set()
-    for file in (cache_folder().parent / "cards").glob("*.use") if os.name == "posix" else ():
-        with suppress(OSError), ExitStack() as probe:
-            if not _take(probe, file, fcntl.LOCK_EX):
-                names.add(file.stem)
+    with _PROBES:
+        for file in locks_folder().glob("*.use") if os.name == "posix" else ():
+            with suppress(OSError), ExitStack() as probe:
+                if not _take(probe, file, fcntl.LOCK_EX):
+                    names.add(file.stem)
     return names
 
 
@@ -70,6 +85,10 @@ def _wait_until_free(file: Path, say: Say) -> None:
 def _poll(succeeds: Callable[[], bool], say: Say) -> None:
     told = False
     while not succeeds():
+        if not told:  # who only asks whether a card is in use has its lock for an instant
+            time.sleep(ASKED_SECONDS)
+            if succeeds():
+                return
         progress_file.write(WAITS_FOR_CARD, waits=True)
         if not told:
             say("the card is in use by another run; this one waits for it (--wait)")

@@ -181,8 +181,9 @@ class Acts:
     def _remove_old(self) -> None:
         """Remove acts that have ended beyond the newest KEPT_ACTS: a folder that only grows makes every list slow.
 
-        What a screen may still show stays: of each verb and what it is about the last that ended by itself, as the
-        facts of a recipe's last check. Runs, exports, evaluations and rows are elsewhere and never touched.
+        What a screen may still show stays: of each verb and what it is about the last that ended by itself, and the
+        last of those that printed something, as the facts of a recipe's check. Runs, exports, evaluations and rows are
+        elsewhere and never touched.
         """
         names = self._names()
         if len(names) <= KEPT_ACTS * SLACK:
@@ -192,7 +193,9 @@ class Acts:
             folder, kind, act = ActFolder(self.path / name), "", None
             with suppress(*DAMAGE):
                 act = _read_act(folder)
-                kind = json.dumps([act.verb, act.about], sort_keys=True) if act.state in ("finished", "failed") else ""
+                if act.state in ("finished", "failed"):
+                    printed = folder.stdout.exists() and folder.stdout.stat().st_size > 0
+                    kind = json.dumps([act.verb, act.about, printed], sort_keys=True)
             lives = act.state in ("waiting", "running") if act else is_held(folder.lock)
             if place >= KEPT_ACTS and not lives and (not kind or kind in shown):
                 shutil.rmtree(folder.path, ignore_errors=True)
@@ -241,12 +244,15 @@ def _read_act(folder: ActFolder) -> Act:
 def _state_of(folder: ActFolder, started_at: float) -> tuple[ActState, dict[str, Any]]:
     if folder.exit.exists():
         return _read_ending(folder.exit)
+    # The act's own process was killed, and what its verb left behind may hold the act's lock.
+    if folder.verb_exit.exists() and not is_held(folder.watcher) and not folder.exit.exists():
+        return _read_ending(folder.verb_exit)
     if is_held(folder.lock):
         waits = (_read_progress(folder) or {}).get("waits", False)
         return ("waiting" if waits else "running"), {}
     if folder.exit.exists():  # written while we looked
         return _read_ending(folder.exit)
-    if folder.verb_exit.exists():  # the act's own process was killed before its verb ended
+    if folder.verb_exit.exists():
         return _read_ending(folder.verb_exit)
     if not folder.process.exists() and time.time() - started_at < START_SECONDS:
         return "waiting", {}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
@@ -13,6 +14,7 @@ from thinktune.errors import UserError
 from thinktune.files import MAX_RECIPE_BYTES, ROW_FILE_ENDINGS
 from thinktune.http import ApiError
 from thinktune.run import RunFolder
+from thinktune.run.lock import lock_fault
 from thinktune.studio.folder_tree import FolderTree
 
 DOUBTS_ENDINGS = ("/doubts.json", ".doubts.json")  # what `check --doubts` writes, and what was decided of it
@@ -38,10 +40,14 @@ class StudioFolder:
 
     @classmethod
     def open(cls, path: Path) -> "StudioFolder":
-        """Open a folder, made if it is not there; raises UserError where something else has its name."""
+        """Open a folder, made if it is not there; raises UserError where something else has its name, or no file in it
+        can be locked, by which a studio knows what runs."""
         if path.exists() and not path.is_dir():
             raise UserError(f"{path}: is a file; name the folder that holds your rows and runs")
         path.mkdir(parents=True, exist_ok=True)
+        with suppress(PermissionError), TemporaryFile(dir=path) as file:  # what nobody may write in is only looked at
+            if fault := lock_fault(file):
+                raise UserError(f"{path}: its files cannot be locked ({fault}); use a folder on another disk")
         return cls(path.resolve(), FolderTree(path.resolve()))
 
     def resolve(self, name: str, *, new: bool = False) -> Path:

@@ -50,6 +50,7 @@ def find_card(text: str, device: "torch.device") -> tuple[Any, set[str]]:
     nvidia-smi tells. Raises UserError for a text that names none.
     """
     with captured_output():
+        from thinktune.model.device import card_names
         from thinktune.planner.hardware import card_from_driver, find_cluster
         from thinktune.planner.resolve import local_card
 
@@ -60,7 +61,7 @@ def find_card(text: str, device: "torch.device") -> tuple[Any, set[str]]:
         # What computes on it now will have ended when the next run begins, which waits for it.
         mib = here.total_mib if here.in_use else here.free_mib
         return card_from_driver(here.name, int(mib * 2**20)), here.lock_names
-    return None if device.type == "cpu" else local_card(device), {f"{device.type}-0"}
+    return None if device.type == "cpu" else local_card(device), set(card_names(device.type, 1))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from thinktune.run.card_lock import cards_in_use
 
@@ -13,9 +13,13 @@ ANSWER_SECONDS = 3
 
 @dataclass(frozen=True, slots=True)
 class NvidiaCard:
-    """A card; numbers that its driver does not tell are None. `is_split` where MIG makes several of it."""
+    """A card; numbers that its driver does not tell are None. `is_split` where MIG makes several of it.
 
-    index: int
+    `index` is CUDA's number of it: None among unlike cards, which CUDA counts from the fastest on and nvidia-smi by
+    their place, unless CUDA_DEVICE_ORDER says so.
+    """
+
+    index: int | None
     uuid: str
     name: str
     used_mib: float | None
@@ -26,8 +30,9 @@ class NvidiaCard:
 
     @property
     def lock_names(self) -> set[str]:
-        """The names that its lock may have, by how CUDA_VISIBLE_DEVICES names it."""
-        return {f"cuda-{self.index}", f"cuda-{self.uuid}"}
+        """The names that its lock may have, as CUDA_VISIBLE_DEVICES may name it: a number, or a UUID's beginning."""
+        beginnings = {f"cuda-{self.uuid[:length]}" for length in range(len("GPU-") + 1, len(self.uuid) + 1)}
+        return beginnings if self.index is None else {*beginnings, f"cuda-{self.index}"}
 
     @property
     def in_use(self) -> bool:
@@ -40,9 +45,11 @@ def ask_nvidia_smi() -> list[NvidiaCard]:
     command = ["nvidia-smi", f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=True)
-        return [_read(line) for line in done.stdout.splitlines() if line.strip()]
+        cards = [_read(line) for line in done.stdout.splitlines() if line.strip()]
     except (OSError, subprocess.SubprocessError, ValueError):
         return []
+    counts_alike = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID" or len({card.name for card in cards}) == 1
+    return cards if counts_alike else [replace(card, index=None) for card in cards]
 
 
 def first_visible(cards: Sequence[NvidiaCard]) -> NvidiaCard | None:

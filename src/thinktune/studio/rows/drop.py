@@ -68,7 +68,7 @@ def remove_abandoned(folder: Path) -> None:
     with suppress(OSError):
         found = [path for path in folder.iterdir() if _PARTIAL.fullmatch(path.name) and path.is_file()]
         for path in found:
-            with suppress(OSError), path.open("rb") as file:
+            with suppress(OSError), path.open("r+b") as file:  # NFS locks only what may be written
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 path.unlink()
 

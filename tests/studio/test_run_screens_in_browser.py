@@ -141,11 +141,17 @@ def test_an_evaluations_command_says_what_the_form_says(browser, folder):
     (folder / "own questions.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
     with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
         page.locator("details.card > summary").click()
+        told = page.locator(".workload")
+        told.get_by_text("3 held-out questions and 416 general questions, each with thinking and without").wait_for()
+        told.get_by_text("1,676 replies are to be generated.").wait_for()
         page.get_by_role("checkbox", name="own questions.jsonl").check()
+        told.get_by_text("1 of “own questions”").wait_for()
         page.get_by_role("checkbox", name="Medicine, Chinese").check()
         page.get_by_label("Questions of each set").fill("50")
         page.get_by_role("checkbox", name="general questions").uncheck()
         page.locator("label:has(option[value=off]) select").select_option("off")
+        told.get_by_text("3 held-out questions, 1 of “own questions” and at most 50 of CMExam, without thinking").wait_for()
+        told.get_by_text("8 replies are to be generated. The exams’ replies come on top.").wait_for()
         line = page.locator("details.card .command code")
         page.locator("details.card .command code", has_text="--no-thinking").wait_for()
         for said in (

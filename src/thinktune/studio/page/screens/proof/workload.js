@@ -39,8 +39,11 @@ export function Workload({ verb, finishes }) {
   const number = (count) => formatNumber(count, language);
   const sets = found?.sets.map((one) => words.asksOf[one.kind](one.questions === null ? null : number(one.questions), text(one.words)));
   const mode = found && (found.modes.length > 1 ? 'both' : found.modes[0] ? 'thinking' : 'silent');
-  return html`<div role="status" class="workload">${found && html`<p>${words.asks(sets, words.asksIn[mode])}
-      ${found.replies !== null && words.replies(number(found.replies), found.seconds && words.about(found.seconds))}
-      ${found.sets.some((one) => one.kind === 'exam') && words.examsOnTop}</p>`}
+  const sentences = found && [
+    words.asks(sets, words.asksIn[mode]),
+    found.replies !== null && words.replies(number(found.replies), found.seconds && words.about(found.seconds)),
+    found.sets.some((one) => one.kind === 'exam') && words.examsOnTop,
+  ];
+  return html`<div role="status" class="workload">${found && html`<p>${sentences.filter(Boolean).join(language === 'zh' ? '' : ' ')}</p>`}
     <${Problem} error=${error} /></div>`;
 }

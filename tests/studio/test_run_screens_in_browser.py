@@ -150,7 +150,9 @@ def test_an_evaluations_command_says_what_the_form_says(browser, folder):
         page.get_by_label("Questions of each set").fill("50")
         page.get_by_role("checkbox", name="general questions").uncheck()
         page.locator("label:has(option[value=off]) select").select_option("off")
-        told.get_by_text("3 held-out questions, 1 of “own questions”, at most 50 of CMExam, at most 50 of CMB-Exam, at most 50 of CMMLU (medicine) and at most 50 of C-Eval (medicine), without thinking").wait_for()
+        told.get_by_text(
+            "3 held-out questions, 1 of “own questions”, at most 50 of CMExam, at most 50 of CMB-Exam, at most 50 of CMMLU (medicine) and at most 50 of C-Eval (medicine), without thinking"
+        ).wait_for()
         told.get_by_text("8 replies are to be generated. The exams’ replies come on top.").wait_for()
         line = page.locator("details.card .command code")
         page.locator("details.card .command code", has_text="--no-thinking").wait_for()

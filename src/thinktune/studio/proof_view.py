@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from thinktune.config.strict_yaml import read_values
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
 from thinktune.eval.exams.catalogue import read_catalogue
@@ -25,8 +26,10 @@ from thinktune.http.security import read_body
 from thinktune.report.evaluation_section import AGAIN, draw_interval, figure_values, read_reports
 from thinktune.report.html import BilingualText
 from thinktune.report.run_sections import evaluation_words
+from thinktune.report.run_sections.advised_settings import advised_by_evaluation
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, refuse_damage
+from thinktune.studio.navigation import find_recipe_and_run
 from thinktune.studio.studio import Studio
 from thinktune.studio.verbs import EvalVerb, parse_verb
 
@@ -65,6 +68,7 @@ def _mode_values(run: Path, mode: Mode, report: Mapping[str, Any]) -> dict[str, 
     settings = {key: report["settings"].get(key) for key in _ANSWERED_SETTINGS}
     outcomes = ("worse", "better", "same")
     counts = {name: sum(row["outcome"] == name for row in rows) for name in outcomes}
+    values["advised"] = [asdict(one) for one in advised_by_evaluation(report, read_values(RunFolder(run).recipe))]
     return to_json(values | {"mode": mode, "settings": settings, "rows": len(rows), "counts": counts})
 
 
@@ -210,7 +214,8 @@ def add_proof_routes(app: FastAPI, studio: Studio) -> None:
     """Add the routes of the Proof screen: all figures of a run, its rows, and one row whole."""
 
     def show_proof(name: str) -> Response:
-        return JSONResponse(read_proof(studio.folder.find_run(name)))
+        recipe = find_recipe_and_run(studio.folder, name).recipe
+        return JSONResponse(read_proof(studio.folder.find_run(name)) | {"recipe": recipe})
 
     def find_rows(  # noqa: PLR0913 (each parameter is one of the address)
         name: str,

@@ -2,6 +2,7 @@
 
 import { Act, ActButton, isAlive, Log, NotifyButton, StateWord } from '../components/act.js';
 import { Command } from '../components/command.js';
+import { NewRun } from '../components/new-run.js';
 import { Problem } from '../components/problem.js';
 import { RunCharts } from '../components/run-charts.js';
 import { Samples } from '../components/samples.js';
@@ -59,6 +60,7 @@ function RunView({ run, navigation }) {
     ${error && html`<p class="problem" role="alert">${words.lost}</p>`}
     ${facts.damages.map((line) => html`<p class="problem" role="alert">${line}</p>`)}
     <p class="verdict"><span class=${`verdict-state ${facts.verdict.state}`}>${said(facts.verdict.name)}</span> ${facts.sentences.map(said).join(language === 'zh' ? '' : ' ')}</p>
+    <${NewRun} recipe=${navigation.recipe} run=${facts.run} advised=${facts.advised} />
     ${facts.ending.en && html`<p class="verdict">${said(facts.ending)}</p>`}
     <${Progress} facts=${facts} live=${live} />
     <${Buttons} facts=${facts} navigation=${navigation} />

@@ -11,7 +11,9 @@ from support.runs import settings
 from support.served_act import served_act
 from support.studio import open_page, studio_of
 
+from thinktune.config import load_recipe
 from thinktune.config.loading import dump_recipe
+from thinktune.eval.comparison import compare
 from thinktune.files import write_json, write_json_lines
 from thinktune.run import RunFolder
 from thinktune.run.feedback import read_votes
@@ -284,3 +286,23 @@ def test_screens_leave_nobody_out(browser, folder, screen, locale, scheme, width
         shown = page.locator("main").inner_text()
         for missing in ("undefined", "[object", "NaN"):
             assert missing not in shown
+
+
+def test_what_a_verdict_says_to_change_is_written_as_a_new_recipe(browser, folder):
+    before = (folder / "one.yaml").read_bytes()
+    report = json.loads((folder / "runs/one/eval/report.json").read_text(encoding="utf-8"))
+    [obeyed] = [one for one in compare([{"obeyed": 1.0}] * 60, [{"obeyed": 0.0}] * 60) if one["measure"] == "obeyed"]
+    write_json(folder / "runs/one/eval/report.json", report | {"switches": [{"mode": "silent", **obeyed, "rows": 60}]})
+    with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:
+        page.get_by_label("Epochs, more than").fill("7")
+        page.get_by_role("button", name="Write the new recipe").click()
+        page.wait_for_url("**/plan/one-2.yaml")
+        assert page.get_by_label("Passes over the rows").input_value() == "7"
+        page.goto(f"{address}/proof/runs/one")
+        share = page.get_by_label("Share of rows without reasoning, more than 0")
+        assert page.get_by_role("button", name="Write the new recipe").is_disabled()
+        share.fill("0.1")
+        page.get_by_role("button", name="Write the new recipe").click()
+        page.wait_for_url("**/plan/one-3.yaml")
+    assert load_recipe(folder / "one-3.yaml").data.silent_share == 0.1
+    assert (folder / "one.yaml").read_bytes() == before

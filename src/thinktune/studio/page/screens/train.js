@@ -60,10 +60,10 @@ function RunView({ run, navigation }) {
     ${error && html`<p class="problem" role="alert">${words.lost}</p>`}
     ${facts.damages.map((line) => html`<p class="problem" role="alert">${line}</p>`)}
     <p class="verdict"><span class=${`verdict-state ${facts.verdict.state}`}>${said(facts.verdict.name)}</span> ${facts.sentences.map(said).join(language === 'zh' ? '' : ' ')}</p>
-    <${NewRun} recipe=${navigation.recipe} run=${facts.run} advised=${facts.advised} />
     ${facts.ending.en && html`<p class="verdict">${said(facts.ending)}</p>`}
     <${Progress} facts=${facts} live=${live} />
     <${Buttons} facts=${facts} navigation=${navigation} />
+    <${NewRun} recipe=${navigation.recipe} run=${facts.run} advised=${facts.advised} />
     ${shownAct && html`<${Act} id=${shownAct} key=${shownAct} showCommand=${false} openLog />`}
     <h2>${words.figures}</h2>
     <dl class="figures">${facts.figures.map((one) => html`<div key=${one.key} class=${one.direction}><dt>${said(one.name)}</dt><dd>${said(one.value)}

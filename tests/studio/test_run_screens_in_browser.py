@@ -187,6 +187,11 @@ def test_chat_page_inside_its_votes_and_rows(browser, folder):
             page.get_by_text("1 good").wait_for()
             assert "data=" in page.locator(".command code").last.inner_text()
             assert len(read_votes(run)) == 1
+            page.route("**/v1/**", lambda route: route.fulfill(status=502))
+            chat.locator("#question").fill("And the lungs?")
+            chat.locator("#question").press("Enter")
+            chat.get_by_text("start it again on this screen").wait_for()
+            page.unroute_all()
             page.goto(f"{address}/chat/{act}/")
             page.locator("#model option").first.wait_for(state="attached")
         policy = httpx.get(f"{address}/chat/{act}/", trust_env=False).headers["content-security-policy"]

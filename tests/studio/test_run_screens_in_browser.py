@@ -311,3 +311,25 @@ def test_what_a_verdict_says_to_change_is_written_as_a_new_recipe(browser, folde
         page.wait_for_url("**/plan/one-3.yaml")
     assert load_recipe(folder / "one-3.yaml").data.silent_share == 0.1
     assert (folder / "one.yaml").read_bytes() == before
+
+
+def test_a_failed_button_of_the_first_screen_forgets_what_is_over(browser, folder):
+    for name in ("two", "three"):
+        write_run(folder / "runs" / name, 1e-5)
+    with studio_of(folder) as address, open_page(browser, address) as page:
+        answers = ['{"error": {"message": "no"}}', ""]  # a refusal, then no studio
+        page.route(
+            "**/studio/acts",
+            lambda route: (
+                route.fulfill(status=502, body=answers.pop(0)) if route.request.method == "POST" else route.fallback()
+            ),
+        )
+        for tick in page.locator(".runs tbody input[type=checkbox]").all()[:2]:
+            tick.check()
+        page.get_by_role("button", name="Side by side").click()
+        page.get_by_text("no", exact=True).wait_for()
+        page.locator(".runs tbody input[type=checkbox]").nth(2).check()
+        page.get_by_text("no", exact=True).wait_for(state="detached")
+        page.get_by_role("button", name="Side by side").click()
+        page.get_by_text("The studio does not answer").wait_for()
+        page.get_by_text("The studio does not answer").wait_for(state="detached")

@@ -1,11 +1,11 @@
 // What an evaluation would ask, before it is started: how many questions of which kind, in which modes, and how long about.
 
-import { Problem, SERVER_IS_BACK } from '../../components/problem.js';
+import { Problem } from '../../components/problem.js';
 import { useText } from '../../components/texts.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html, useEffect, useState } from '../../libraries/preact.js';
 import { formatNumber } from '../../numbers.js';
-import { send } from '../../server.js';
+import { send, SERVER_IS_BACK } from '../../server.js';
 import * as file from '../../words/proof.js';
 
 const WAIT_MS = 150; // while the form is typed into

@@ -324,11 +324,12 @@ def test_a_failed_button_of_the_first_screen_forgets_what_is_over(browser, folde
                 route.fulfill(status=502, body=answers.pop(0)) if route.request.method == "POST" else route.fallback()
             ),
         )
-        for tick in page.locator(".runs tbody input[type=checkbox]").all()[:2]:
-            tick.check()
+        ticks = page.locator(".runs tbody input[type=checkbox]")
+        ticks.nth(0).check()
+        ticks.nth(1).check()
         page.get_by_role("button", name="Side by side").click()
         page.get_by_text("no", exact=True).wait_for()
-        page.locator(".runs tbody input[type=checkbox]").nth(2).check()
+        ticks.nth(2).check()
         page.get_by_text("no", exact=True).wait_for(state="detached")
         page.get_by_role("button", name="Side by side").click()
         page.get_by_text("The studio does not answer").wait_for()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from thinktune.checkpoint import resolve_model_folder
 from thinktune.config import load_recipe
@@ -23,7 +23,7 @@ from thinktune.eval.task_files import read_task_file
 from thinktune.eval.tasks import Task, task_from_record
 from thinktune.files import read_json
 from thinktune.run import EvaluationFolder, RunFolder
-from thinktune.run.reading import AnyObject, read_lines
+from thinktune.run.reading import AnyObject, read_lines, refuse_damage
 
 AGAIN = "run thinktune eval again: saved replies are not generated again"
 SetKind = Literal["held-out", "file", "exam", "general"]
@@ -42,7 +42,7 @@ class AskedSet:
 class Workload:
     """What an evaluation asks both models, in each of `modes` (True: with thinking).
 
-    `replies` is how many are not saved yet, and `seconds` how long these take about: without loading the models. Exams
+    `replies` is how many at most are not saved yet, and `seconds` how long these take about: without loading the models. Exams
     are in neither. `seconds` is None where no speed is known.
     """
 
@@ -73,11 +73,12 @@ def measure_workload(run: Path, asked: Asked, others: Iterable[Path] = ()) -> Wo
         held_out = min(recipe.generate.evaluate_questions, held_out - count_choosing(recipe, held_out))
     from_files = {file.stem: read_task_file(file, recipe.data.system).tasks for file in asked.tasks}
     general = probe_tasks(recipe.data.system) if asked.probe else []
-    exams = asked.exams and (find_sets(asked.exams.names), asked.exams.questions or None)
+    exam_sets = find_sets(asked.exams.names) if asked.exams else {}
+    exam_questions = (asked.exams.questions or None) if asked.exams else None
     sets = (
         AskedSet("held-out", HELD_OUT_SET, held_out),
         *(AskedSet("file", name, len(tasks)) for name, tasks in from_files.items()),
-        *(AskedSet("exam", name, exams[1]) for name in (exams[0] if exams else ())),
+        *(AskedSet("exam", name, exam_questions) for name in exam_sets),
         *([AskedSet("general", PROBE_SET, len(general))] if general else []),
     )
     modes = asked_modes(asked.thinking, has_switch=bool(rows.get("has_thinking_switch", True)))
@@ -121,7 +122,8 @@ def _saved_settings(run: Path, folder: EvaluationFolder) -> EvalSettings | None:
 def _saved_questions(folder: EvaluationFolder) -> list[Task]:
     """Return the held-out questions of the last evaluation, which are those of the next one."""
     records = read_lines(folder.tasks, AnyObject, AGAIN) if folder.tasks.is_file() else []
-    return [task_from_record(record) for record in records if record.get("set") == HELD_OUT_SET]
+    with refuse_damage(folder.tasks, AGAIN):
+        return [task_from_record(record) for record in records if record.get("set") == HELD_OUT_SET]
 
 
 def _estimate_seconds(run: Path, lacking: dict[tuple[bool, str], int], others: Iterable[Path]) -> float | None:
@@ -156,7 +158,7 @@ def _is_alike(one: Path, run: Path) -> bool:
     return one != run and all(told[0].get(key) == told[1].get(key) is not None for key in ("model", "device_name"))
 
 
-def _object(file: Path) -> dict[str, object]:
+def _object(file: Path) -> dict[str, Any]:
     """Read an object; {} where there is none, or a damaged one."""
     with suppress(OSError, ValueError, RecursionError):
         held = read_json(file)

@@ -42,8 +42,8 @@ class AskedSet:
 class Workload:
     """What an evaluation asks both models, in each of `modes` (True: with thinking).
 
-    `replies` is how many at most are not saved yet, and `seconds` how long these take about: without loading the models. Exams
-    are in neither. `seconds` is None where no speed is known.
+    `replies` is how many at most are not saved yet, and `seconds` about how long these take, without loading the
+    models; exams are in neither. Both are None where it is not known.
     """
 
     sets: tuple[AskedSet, ...]

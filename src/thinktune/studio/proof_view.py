@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from thinktune.config.strict_yaml import read_values
+from thinktune.errors import UserError
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
 from thinktune.eval.exams.catalogue import read_catalogue
@@ -68,8 +69,17 @@ def _mode_values(run: Path, mode: Mode, report: Mapping[str, Any]) -> dict[str, 
     settings = {key: report["settings"].get(key) for key in _ANSWERED_SETTINGS}
     outcomes = ("worse", "better", "same")
     counts = {name: sum(row["outcome"] == name for row in rows) for name in outcomes}
-    values["advised"] = [asdict(one) for one in advised_by_evaluation(report, read_values(RunFolder(run).recipe))]
+    values["advised"] = [asdict(one) for one in advised_by_evaluation(report, _recipe_values(run))]
     return to_json(values | {"mode": mode, "settings": settings, "rows": len(rows), "counts": counts})
+
+
+def _recipe_values(run: Path) -> dict[str, Any]:
+    """Read the settings of a run; {} where its recipe is no longer YAML."""
+    try:
+        values = read_values(RunFolder(run).recipe)
+    except (UserError, OSError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:

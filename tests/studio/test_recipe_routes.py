@@ -243,7 +243,7 @@ def test_every_fault_has_names_and_policies(client):
 
 
 def test_a_copy_has_other_settings_and_a_run_of_its_own_and_replaces_nothing(client, folder):
-    (folder / "mine.yaml").write_text(RECIPE + "name: first\n")
+    (folder / "mine.yaml").write_text(RECIPE.replace("rows.jsonl", "/elsewhere/rows.jsonl") + "name: first\n")
     (folder / "mine-2.yaml").write_text("someone's\n")
     (folder / "runs/mine-3").mkdir(parents=True)
 

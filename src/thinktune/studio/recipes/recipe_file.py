@@ -77,15 +77,19 @@ def copy_recipe_file(folder: Path, path: Path, name: Path, changes: Mapping[str,
     The copy's run is named by its file, so that the recipe's own run is never gone on with. Raises as
     `write_recipe_file` does.
     """
-    text = edit_recipe(_decode(_read(path, name)[0], name), {**changes, "name": None})
+    content = _read(path, name)[0]
+    text = edit_recipe(_decode(content, name), {**changes, "name": None})
     stem = re.sub(r"-[0-9]+$", "", path.stem)
     with _WRITING:
         for number in range(2, MOST_COPIES):
             other = path.with_name(f"{stem}-{number}{path.suffix}")
-            run = load_recipe_text(text, name.with_name(other.name)).run_folder
-            if not (other.exists() or (folder / run).exists()):
-                _write(folder, other, name.with_name(other.name), b"", text)
-                return other
+            after = load_recipe_text(text, name.with_name(other.name))
+            if other.exists() or (folder / after.run_folder).exists():
+                continue
+            if faults := faults_of_places(folder, _recipe_of(content, name), after):
+                raise UserError(faults)
+            atomic_write_bytes(other, (text.encode(),))
+            return other
     raise UserError(f"{name}: has {MOST_COPIES - 2} copies already; remove one")
 
 

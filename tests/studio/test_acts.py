@@ -343,3 +343,12 @@ def test_damaged_acts_are_left_out_of_lists(acts):
             acts.find(f"20990101-000000-train-cccc{number}")
     assert acts.alive() == []
     assert [act.id for act in acts.list()] == [id]
+
+
+def test_an_act_whose_verb_has_ended_unwatched_is_over_though_something_that_it_started_holds_its_lock(acts):
+    folder = made(acts, "20200101-000000-eval-000000", code=None)
+    folder.verb_exit.write_text(json.dumps({"code": 0, "ended_at": 2.0}))
+    with FileLock(folder.lock):
+        assert acts.find(folder.path.name).state == "finished"
+        with FileLock(folder.watcher):  # its own process has yet to say so
+            assert acts.find(folder.path.name).state == "running"

@@ -334,3 +334,15 @@ def test_a_failed_button_of_the_first_screen_forgets_what_is_over(browser, folde
         page.get_by_role("button", name="Side by side").click()
         page.get_by_text("The studio does not answer").wait_for()
         page.get_by_text("The studio does not answer").wait_for(state="detached")
+
+
+def test_the_plan_of_a_run_that_has_ended_starts_none_and_a_served_model_is_told_of(browser, folder):
+    (folder / "new.yaml").write_text((folder / "one.yaml").read_text().replace("name: one", "name: new"))
+    models = [scripted_model(ScriptedBackend("yes"))]
+    with studio_of(folder) as address, served_act(folder, "runs/one", models):
+        with open_page(browser, f"{address}/plan/one.yaml") as page:
+            page.get_by_text("This run has finished").wait_for()
+            page.get_by_role("link", name="Watch it").wait_for()
+            assert page.get_by_role("button", name="training").count() == 0
+        with open_page(browser, f"{address}/plan/new.yaml") as page:
+            page.get_by_text("takes memory").wait_for()

@@ -73,6 +73,7 @@ function Start({ name, checked, change }) {
   const ready = facts?.verdict === 'ready' && !checked.is_stale;
   const state = navigation?.screens.train.state;
   const begun = state && !['new', 'none'].includes(state);
+  const serving = acts?.acts.some((act) => act.verb === 'serve' && isAlive(act));
   const started = async () => {
     const run = (navigation ?? (await get(navigationPath))).screens.train.name;
     if (run) go(addressOf('train', run));
@@ -81,9 +82,10 @@ function Start({ name, checked, change }) {
     ${facts && html`<p><span class=${`state ${facts.verdict === 'ready' ? 'ready' : 'not'}`}>${facts.verdict === 'ready' ? words.ready : words.notReady}</span>
       ${facts.steps ? ` ${words.steps(formatNumber(facts.steps, language), formatNumber(facts.train_rows, language), formatNumber(facts.validation_rows, language))}` : ''}</p>
       <${Advice} sentences=${facts.stops} kind="stop" change=${change} />`}
-    ${training
-      ? html`<${Act} id=${training.id} /><p><${Link} to=${addressOf('train', navigation?.screens.train.name ?? '')}>${words.watch}<//></p>`
-      : html`${!ready && html`<p class="small">${facts ? (checked.is_stale ? words.checkFirstStale : words.mendFirst) : words.checkFirst}</p>`}
+    ${training && html`<${Act} id=${training.id} />`}
+    ${(training || state === 'finished') && html`<p>${!training && words.hasEnded} <${Link} to=${addressOf('train', navigation?.screens.train.name ?? '')}>${words.watch}<//></p>`}
+    ${!training && state !== 'finished' && html`${serving && html`<p class="warning">${words.serving}</p>`}
+      ${!ready && html`<p class="small">${facts ? (checked.is_stale ? words.checkFirstStale : words.mendFirst) : words.checkFirst}</p>`}
         <${ActButton} verb=${{ verb: 'train', recipe: name }} label=${begun ? words.goOn : words.train} disabled=${!ready} onStart=${started} />
         <${VerbCommand} verb=${{ verb: 'train', recipe: name }} /><p class="small">${words.waits}</p>`}
   </section>`;

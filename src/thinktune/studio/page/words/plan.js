@@ -74,6 +74,8 @@ export const en = {
   checkFirst: 'Check the recipe first.',
   checkFirstStale: 'The recipe has changed; check it again first.',
   mendFirst: 'It cannot start while something above is red.',
+  serving: 'A model is loaded on the Talk screen and takes memory. Stop it there before you train.',
+  hasEnded: 'This run has finished. To train again, write another name: into the recipe.',
   waits: 'It waits while another run uses the card, and keeps running without this page.',
 };
 
@@ -151,5 +153,7 @@ export const zh = {
   checkFirst: '请先检查配方。',
   checkFirstStale: '配方有改动，请先重新检查。',
   mendFirst: '上面的红色问题解决之前不能开始。',
+  serving: '“对话”页面上加载着一个模型，占用内存。训练前请先在那里停止它。',
+  hasEnded: '这次训练已完成。要再训练一次，请在配方中写另一个 name:。',
   waits: '显卡正被其他训练占用时会等待；关闭页面也会继续。',
 };

@@ -5,7 +5,7 @@ import { useText } from '../../components/texts.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html, useEffect, useState } from '../../libraries/preact.js';
 import { formatNumber } from '../../numbers.js';
-import { send, SERVER_IS_BACK } from '../../server.js';
+import { send, SERVER_IS_BACK, UNREACHABLE } from '../../server.js';
 import * as file from '../../words/proof.js';
 
 const WAIT_MS = 150; // while the form is typed into
@@ -45,5 +45,5 @@ export function Workload({ verb, finishes }) {
     found.sets.some((one) => one.kind === 'exam') && words.examsOnTop,
   ];
   return html`<div role="status" class="workload">${found && html`<p>${sentences.filter(Boolean).join(language === 'zh' ? '' : ' ')}</p>`}
-    <${Problem} error=${error} /></div>`;
+    <${Problem} error=${error?.status === UNREACHABLE ? null : error} /></div>`; // the frame tells of an outage
 }

@@ -10,6 +10,7 @@ import * as file from './words/common.js';
 
 // Each comes when it is shown, for the first paint, and the others soon after, for a server that ends meanwhile.
 const SCREENS = {
+  __proto__: null, // 'constructor' is no screen
   '': () => import('./screens/home.js').then(({ Home }) => Home),
   rows: () => import('./screens/rows.js').then(({ Rows }) => Rows),
   plan: () => import('./screens/plan.js').then(({ Plan }) => Plan),
@@ -77,7 +78,7 @@ function Frame({ place, onLanguage }) {
   const { Screen, error: missing } = useScreen(place.screen);
   const where = place.name ? `${place.name} · ` : '';
   useEffect(() => {
-    document.title = `${where}${words.screens[place.screen] ?? words.home} · thinktune`;
+    document.title = `${where}${(place.screen in SCREENS && words.screens[place.screen]) || words.home} · thinktune`;
   }, [place, words]);
   const wasOut = useRef(false);
   useEffect(() => {

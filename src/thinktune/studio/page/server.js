@@ -81,11 +81,14 @@ export async function get(path, { signal, waitMs = ANSWER_MS } = {}) {
 /** Return a signal that is aborted with another one, or when what `wait(ms)` waits for has not come. */
 function limited(other) {
   const own = new AbortController();
+  const follow = () => own.abort(); // AbortSignal.any is of 2024
   let timer = 0;
+  if (other?.aborted) follow();
+  other?.addEventListener('abort', follow);
   return {
-    signal: other ? AbortSignal.any([own.signal, other]) : own.signal,
+    signal: own.signal,
     wait: (ms) => (clearTimeout(timer), (timer = setTimeout(() => own.abort(), ms))),
-    end: () => clearTimeout(timer),
+    end: () => (clearTimeout(timer), other?.removeEventListener('abort', follow)),
     isOver: () => own.signal.aborted && !other?.aborted,
   };
 }

@@ -19,7 +19,9 @@ from thinktune.checkpoint.store import model_step
 from thinktune.errors import UserError
 from thinktune.eval import runner
 from thinktune.eval.completion_store import RecordWriter, model_fingerprint, read_records
+from thinktune.eval.general_probe import probe_tasks
 from thinktune.eval.runner import EvalOptions, evaluate_run, rescore_run
+from thinktune.eval.workload import Asked, measure_workload
 from thinktune.inference import openai_client
 from thinktune.report import write_run_page
 from thinktune.report.run_page import read_run
@@ -459,3 +461,29 @@ def test_the_general_questions_are_asked_in_both_modes(evaluated):
         assert [group["rows"] for group in general["languages"]] == [208, 208]
         assert report["settings"]["versions"]["general questions"] == "2"
     assert rescore_run(run) == found
+
+
+def test_the_workload_that_is_told_before_is_what_is_asked(evaluated, tmp_path):
+    run, options, _ = evaluated
+    shutil.copytree(run, untouched := tmp_path / "untouched", ignore=shutil.ignore_patterns("eval"))
+    both = Asked(tasks=options.tasks, probe=False)
+    before = measure_workload(untouched, both)
+    assert before.seconds is None, "nothing is known of its speed"
+    assert [(one.kind, one.name) for one in before.sets] == [("held-out", "held-out"), ("file", "own")]
+    assert measure_workload(run, replace(both, thinking=True)).replies == 0, "all are saved"
+    told = measure_workload(run, both)
+    assert told.modes == (True, False)
+    assert measure_workload(untouched, both, [run]).seconds > told.seconds > 0, (
+        "a run of the same model tells its speed"
+    )
+    asked: list[str] = []
+    evaluate_run(run, asked.append, replace(options, thinking=None))
+    answered = [int(line.split()[2]) for line in asked if ": answered " in line]
+    assert sum(answered) == told.replies
+    tasks = [json.loads(line)["set"] for line in (run / "eval/tasks.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert {one.name: one.questions for one in before.sets} == {name: tasks.count(name) for name in set(tasks)}
+    assert before.replies == 2 * 2 * len(tasks), "at most: held-out questions may be among the file's"
+    general = measure_workload(run, Asked())
+    assert general.sets[-1].questions == len(probe_tasks()) == general.replies / 4
+    (run / "eval/tuned/speed.json").write_text("[]", encoding="utf-8")
+    assert measure_workload(run, Asked()).seconds > 0, "the other mode's speed serves"

@@ -248,3 +248,30 @@ def test_every_fault_has_names_and_policies(client):
     faults = client.get("/studio/faults").json()["faults"]
     assert len(faults) > 40
     assert all(fault["name"]["zh"] != fault["name"]["en"] and fault["policies"] for fault in faults)
+
+
+def test_a_copy_has_other_settings_and_a_run_of_its_own_and_replaces_nothing(client, folder):
+    (folder / "mine.yaml").write_text(RECIPE.replace("rows.jsonl", "/elsewhere/rows.jsonl") + "name: first\n")
+    (folder / "mine-2.yaml").write_text("someone's\n")
+    (folder / "runs/mine-3").mkdir(parents=True)
+
+    def copy(**changes):
+        return client.post("/studio/recipe-copy/mine.yaml", json={"changes": changes})
+
+    assert copy(**{"train.epochs": 3}).json() == {"name": "mine-4.yaml"}
+    made = load_recipe(folder / "mine-4.yaml")
+    assert (made.train.epochs, made.run_folder.name) == (3, "mine-4")
+    assert (folder / "mine-4.yaml").read_text().startswith("# mine\nmodel:\n  name: base  # here\n")
+    again = client.post("/studio/recipe-copy/mine-4.yaml", json={"changes": {"train.epochs": 4}})
+    assert again.json() == {"name": "mine-5.yaml"}
+    refused = copy(**{"train.epochs": -1, "runs_folder": "../elsewhere"})
+    assert (refused.status_code, "train.epochs" in said(refused)) == (422, True)
+    assert copy(runs_folder="../elsewhere").status_code == 422
+    assert copy().status_code == 400
+    assert (folder / "mine-2.yaml").read_text() == "someone's\n"
+    assert sorted(one.name for one in folder.glob("*.yaml")) == [
+        "mine-2.yaml",
+        "mine-4.yaml",
+        "mine-5.yaml",
+        "mine.yaml",
+    ]

@@ -11,7 +11,9 @@ from support.runs import settings
 from support.served_act import served_act
 from support.studio import open_page, studio_of
 
+from thinktune.config import load_recipe
 from thinktune.config.loading import dump_recipe
+from thinktune.eval.comparison import compare
 from thinktune.files import write_json, write_json_lines
 from thinktune.run import RunFolder
 from thinktune.run.feedback import read_votes
@@ -156,11 +158,19 @@ def test_an_evaluations_command_says_what_the_form_says(browser, folder):
     (folder / "own questions.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n')
     with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
         page.locator("details.card > summary").click()
+        told = page.locator(".workload")
+        told.get_by_text("3 held-out questions and 416 general questions, each with thinking and without").wait_for()
+        told.get_by_text("1,676 replies are to be generated.").wait_for()
         page.get_by_role("checkbox", name="own questions.jsonl").check()
+        told.get_by_text("1 of “own questions”").wait_for()
         page.get_by_role("checkbox", name="Medicine, Chinese").check()
         page.get_by_label("Questions of each set").fill("50")
         page.get_by_role("checkbox", name="general questions").uncheck()
         page.locator("label:has(option[value=off]) select").select_option("off")
+        told.get_by_text(
+            "3 held-out questions, 1 of “own questions”, at most 50 of CMExam, at most 50 of CMB-Exam, at most 50 of CMMLU (medicine) and at most 50 of C-Eval (medicine), without thinking"
+        ).wait_for()
+        told.get_by_text("8 replies are to be generated. The exams’ replies come on top.").wait_for()
         line = page.locator("details.card .command code")
         page.locator("details.card .command code", has_text="--no-thinking").wait_for()
         for said in (
@@ -192,6 +202,11 @@ def test_chat_page_inside_its_votes_and_rows(browser, folder):
             page.get_by_text("1 good").wait_for()
             assert "data=" in page.locator(".command code").last.inner_text()
             assert len(read_votes(run)) == 1
+            page.route("**/v1/**", lambda route: route.fulfill(status=502))
+            chat.locator("#question").fill("And the lungs?")
+            chat.locator("#question").press("Enter")
+            chat.get_by_text("start it again on this screen").wait_for()
+            page.unroute_all()
             page.goto(f"{address}/chat/{act}/")
             page.locator("#model option").first.wait_for(state="attached")
         policy = httpx.get(f"{address}/chat/{act}/", trust_env=False).headers["content-security-policy"]
@@ -291,3 +306,46 @@ def test_screens_leave_nobody_out(browser, folder, screen, locale, scheme, width
         shown = page.locator("main").inner_text()
         for missing in ("undefined", "[object", "NaN"):
             assert missing not in shown
+
+
+def test_what_a_verdict_says_to_change_is_written_as_a_new_recipe(browser, folder):
+    before = (folder / "one.yaml").read_bytes()
+    report = json.loads((folder / "runs/one/eval/report.json").read_text(encoding="utf-8"))
+    [obeyed] = [one for one in compare([{"obeyed": 1.0}] * 60, [{"obeyed": 0.0}] * 60) if one["measure"] == "obeyed"]
+    write_json(folder / "runs/one/eval/report.json", report | {"switches": [{"mode": "silent", **obeyed, "rows": 60}]})
+    with studio_of(folder) as address, open_page(browser, f"{address}/train/runs/one") as page:
+        page.get_by_label("Epochs, more than").fill("7")
+        page.get_by_role("button", name="Write the new recipe").click()
+        page.wait_for_url("**/plan/one-2.yaml")
+        assert page.get_by_label("Passes over the rows").input_value() == "7"
+        page.goto(f"{address}/proof/runs/one")
+        share = page.get_by_label("Share of rows without reasoning, more than 0")
+        assert page.get_by_role("button", name="Write the new recipe").is_disabled()
+        share.fill("0.1")
+        page.get_by_role("button", name="Write the new recipe").click()
+        page.wait_for_url("**/plan/one-3.yaml")
+    assert load_recipe(folder / "one-3.yaml").data.silent_share == 0.1
+    assert (folder / "one.yaml").read_bytes() == before
+
+
+def test_a_failed_button_of_the_first_screen_forgets_what_is_over(browser, folder):
+    for name in ("two", "three"):
+        write_run(folder / "runs" / name, 1e-5)
+    with studio_of(folder) as address, open_page(browser, address) as page:
+        answers = ['{"error": {"message": "no"}}', ""]  # a refusal, then no studio
+        page.route(
+            "**/studio/acts",
+            lambda route: (
+                route.fulfill(status=502, body=answers.pop(0)) if route.request.method == "POST" else route.fallback()
+            ),
+        )
+        ticks = page.locator(".runs tbody input[type=checkbox]")
+        ticks.nth(0).check()
+        ticks.nth(1).check()
+        page.get_by_role("button", name="Side by side").click()
+        page.get_by_text("no", exact=True).wait_for()
+        ticks.nth(2).check()
+        page.get_by_text("no", exact=True).wait_for(state="detached")
+        page.get_by_role("button", name="Side by side").click()
+        page.get_by_text("The studio does not answer").wait_for()
+        page.get_by_text("The studio does not answer").wait_for(state="detached")

@@ -1,17 +1,29 @@
 """What the screens Proof, Take home and Think are told: the report's own figures, and only what is in the folder."""
 
 import json
+from functools import partial
 
+import httpx
 import pytest
 from support.recorded_run import write_run
 from support.runs import settings
+from support.studio import studio_of
 
+from thinktune.arguments import EXAM_QUESTIONS
 from thinktune.config.loading import dump_recipe
 from thinktune.export.targets import TARGETS
 from thinktune.files import write_json, write_json_lines
 from thinktune.run import RunFolder
 from thinktune.run.thought_folder import ThoughtFolder
-from thinktune.studio.proof_view import MAX_ROWS, evaluation_folder, list_rows, read_proof, rows_of, show_row
+from thinktune.studio.proof_view import (
+    DEFAULT_EXAM_QUESTIONS,
+    MAX_ROWS,
+    evaluation_folder,
+    list_rows,
+    read_proof,
+    rows_of,
+    show_row,
+)
 from thinktune.studio.take_home_view import OFFERED_TARGETS, read_take_home
 from thinktune.studio.think_view import read_think
 
@@ -153,3 +165,22 @@ def test_think_reads_nothing_outside_the_folder(tmp_path, tree):
     shown = read_think(inside, "out.yaml")
     assert shown["thoughts"]["new"] is None
     assert shown["runs"] == []
+
+
+def test_what_an_evaluation_asks_is_counted_before_it_starts(tmp_path, run):
+    (tmp_path / "own.jsonl").write_text('{"question": "2+2?", "answer": "4"}\n', encoding="utf-8")
+    (run / "recipe.yaml").write_text(f"model: {{name: {tmp_path}}}\ndata: {{name: rows.jsonl}}\n", encoding="utf-8")
+    assert DEFAULT_EXAM_QUESTIONS == EXAM_QUESTIONS
+    body = {"verb": "eval", "run": "runs/one", "tasks": ["own.jsonl"], "exam": ["medical-en"], "thinking": False}
+    with studio_of(tmp_path) as address:
+        ask = partial(httpx.post, f"{address}/studio/workload", trust_env=False)
+        told = ask(json=body).json()
+        assert [one["questions"] for one in told["sets"]] == [3, 1, *[400] * (len(told["sets"]) - 3), 416]
+        assert told["sets"][2]["words"] == "MedQA (USMLE, four options)"
+        assert told["sets"][-1]["words"]["zh"] == "通用题"
+        assert (told["modes"], told["replies"], told["seconds"]) == ([False], 2 * (3 + 1 + 416), None)
+        for side in ("base", "tuned"):
+            write_json(RunFolder(run).evaluation().speed(side), {"replies": 10, "seconds": 5.0})
+        assert ask(json={"verb": "eval", "run": "runs/one", "probe": False}).json()["seconds"] == 2 * 2 * 3 * 0.5
+        refused = ask(json={"verb": "report", "runs": ["runs/one"]})
+        assert (refused.status_code, "eval" in refused.text) == (400, True)

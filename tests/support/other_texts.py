@@ -181,6 +181,8 @@ OTHER_TEXTS = {
     "Ask a run to stop.",
     "Ask an act to stop.",
     "Change or write a recipe.",
+    "Write a changed copy of a recipe.",
+    "Count what an evaluation would ask, and its time.",
     "Draw a run's charts as a part of a page.",
     "Find rows of an evaluation.",
     "Keep a decision about a doubtful row.",

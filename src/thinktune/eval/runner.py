@@ -1,6 +1,7 @@
 """Evaluation of a run: base and tuned answer the same prompts; replies are saved as they come, then scored."""
 
 import gc
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, astuple, dataclass, field, replace
@@ -38,6 +39,8 @@ from thinktune.eval.settings import (
     EvalSampling,
     EvalSettings,
     EvaluatedModel,
+    asked_modes,
+    find_lacking,
     settings_to_record,
 )
 from thinktune.eval.statistics import CONFIDENCE, RESAMPLE_SEED, RESAMPLES
@@ -176,15 +179,13 @@ def rescore_run(folder: Path, *, thinking: bool | None = None) -> dict[str, Any]
 
 def _modes(options: EvalOptions, tokenizer: ChatTokenizer, say: Say) -> tuple[bool, ...]:
     """List the modes to ask in, the one with thinking first."""
-    if options.thinking is not None:
-        return (options.thinking,)
-    if options.endpoints:  # many servers know no switch, and refuse a request that names one
+    if options.thinking is None and options.endpoints:  # many servers know no switch, and refuse one
         say("endpoints are asked with thinking; --no-thinking asks them without, if they have a switch for it")
         return (True,)
-    if has_thinking_switch(tokenizer):
-        return (True, False)
-    say("the chat template has no switch for thinking: there is one mode to evaluate")
-    return (True,)
+    has_switch = options.thinking is not None or has_thinking_switch(tokenizer)
+    if not has_switch:
+        say("the chat template has no switch for thinking: there is one mode to evaluate")
+    return asked_modes(options.thinking, has_switch=has_switch)
 
 
 def _score(folders: Sequence[EvaluationFolder], run: Path) -> dict[str, Any]:
@@ -353,13 +354,8 @@ def is_evaluated(evaluation: Evaluation, side: str) -> bool:
 
 def _missing_replies(evaluations: Sequence[Evaluation], side: str) -> list[dict[str, Task]]:
     """Return for each evaluation the tasks by key that no evaluation has a reply to and none before it will ask."""
-    known = {key for each in evaluations for key in read_completions(each.folder.completions(side))}
-    missing: list[dict[str, Task]] = []
-    for evaluation in evaluations:
-        keys = {evaluation.settings.completion_key(task, side): task for task in evaluation.tasks}
-        missing.append({key: task for key, task in keys.items() if key not in known})
-        known |= keys.keys()
-    return missing
+    saved = (key for each in evaluations for key in read_completions(each.folder.completions(side)))
+    return find_lacking([(each.settings, each.tasks) for each in evaluations], side, saved)
 
 
 def _share_replies(evaluations: Sequence[Evaluation], side: str) -> None:
@@ -408,7 +404,7 @@ def _generate_replies(
     params = SamplingParams(sampling.max_new_tokens, temperature=sampling.temperature, seed=sampling.seed)
     requests = [Request(missing[key].turns, params, evaluation.settings.thinks(missing[key])) for key in keys]
     mode = "" if sampling.thinking else " without thinking"
-    progress = ProgressReporter(say, f"{side} replies{mode}", len(requests))
+    progress, began = ProgressReporter(say, f"{side} replies{mode}", len(requests)), time.monotonic()
     with RecordWriter(evaluation.folder.completions(side)) as writer:
         for done, (index, reply) in enumerate(engine.complete(requests, max_concurrency), 1):
             task = missing[keys[index]]
@@ -416,6 +412,9 @@ def _generate_replies(
             progress.update(done)
     if keys:
         say(f"{side}: answered {len(keys)} questions{mode}")
+    if keys and side not in evaluation.options.endpoints:
+        speed = {"replies": len(keys), "seconds": round(time.monotonic() - began, 3)}
+        write_json(evaluation.folder.speed(side), speed)
 
 
 def _row_losses(model: CausalLM, rows: Subset, precision: torch.dtype, say: Say) -> list[dict[str, Any]]:

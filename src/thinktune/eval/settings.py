@@ -1,6 +1,6 @@
 """Settings of an evaluation: everything but the questions that decides its figures, as in `settings.json`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -71,6 +71,26 @@ class EvalSettings:
     def thinks(self, task: Task) -> bool:
         """Return True if both models are asked a task in the mode with thinking."""
         return self.sampling.thinking and task.may_reason
+
+
+def find_lacking(
+    asked: Sequence[tuple[EvalSettings, Sequence[Task]]], side: str, saved: Iterable[str]
+) -> list[dict[str, Task]]:
+    """Return for each evaluation the tasks by key that no saved reply is of and no evaluation before it will ask."""
+    known = set(saved)
+    lacking: list[dict[str, Task]] = []
+    for settings, tasks in asked:
+        keys = {settings.completion_key(task, side): task for task in tasks}
+        lacking.append({key: task for key, task in keys.items() if key not in known})
+        known |= keys.keys()
+    return lacking
+
+
+def asked_modes(thinking: bool | None, *, has_switch: bool) -> tuple[bool, ...]:
+    """List the modes to ask in, the one with thinking first; `thinking` None means both, if a template has a switch."""
+    if thinking is not None:
+        return (thinking,)
+    return (True, False) if has_switch else (True,)
 
 
 def settings_to_record(settings: EvalSettings) -> dict[str, Any]:

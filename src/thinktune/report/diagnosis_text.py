@@ -173,6 +173,11 @@ def final_step_phrase(diagnosis: Diagnosis, step: int) -> str:
             return f"step {step}, the best of those evaluated"
 
 
+def epochs_to_keep(epochs_at_best: float) -> int:
+    """Return the whole epochs to train next time, of the epochs at the lowest eval loss of a run that overfitted."""
+    return max(1, int(epochs_at_best + ROUNDED_UP_EPOCHS))
+
+
 def _was_never_evaluated(diagnosis: Diagnosis, run_state: RunState) -> bool:
     return run_state == "finished" and not diagnosis.best_step
 
@@ -272,7 +277,7 @@ def _advice_where_overfitting(best: str, epochs_at_best: float | None, run_state
             f"之后只是在死记训练数据；第 {best} 步的模型已保留。下次请调低 train.epochs 并换一个 name=...，"
             "或者增加数据。",
         )
-    epochs = max(1, int(epochs_at_best + ROUNDED_UP_EPOCHS))
+    epochs = epochs_to_keep(epochs_at_best)
     return BilingualText(
         f"Later steps only memorize the training rows; the model of step {best} ({epochs_at_best:.1f} epochs) is kept. "
         f"Next time, write train.epochs={epochs} name=..., or add rows.",

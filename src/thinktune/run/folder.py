@@ -55,6 +55,10 @@ class EvaluationFolder:
         """Return the file of a side's losses on the held-out rows."""
         return self._side(side) / "losses.json"
 
+    def speed(self, side: str) -> Path:
+        """Return the file that says how many replies of a side were generated last on this machine, and how long."""
+        return self._side(side) / "speed.json"
+
     def _side(self, side: str) -> Path:
         return (self.shared if self.shared and side == "base" else self.path) / side
 

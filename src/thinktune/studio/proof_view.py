@@ -2,27 +2,37 @@
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from thinktune.config.strict_yaml import read_values
+from thinktune.errors import UserError
 from thinktune.eval import find_measure
 from thinktune.eval.comparison import format_figure_and_interval
 from thinktune.eval.exams.catalogue import read_catalogue
+from thinktune.eval.exams.exam import ExamRequest
 from thinktune.eval.general_probe import PROBE_SET
 from thinktune.eval.votes import count_votes
+from thinktune.eval.workload import Asked, measure_workload
 from thinktune.files import name_path
 from thinktune.http import ApiError
+from thinktune.http.security import read_body
 from thinktune.report.evaluation_section import AGAIN, draw_interval, figure_values, read_reports
 from thinktune.report.html import BilingualText
 from thinktune.report.run_sections import evaluation_words
+from thinktune.report.run_sections.advised_settings import advised_by_evaluation
 from thinktune.run import EvaluationFolder, RunFolder
 from thinktune.run.reading import AnyObject, read_lines, refuse_damage
+from thinktune.studio.navigation import find_recipe_and_run
 from thinktune.studio.studio import Studio
+from thinktune.studio.verbs import EvalVerb, parse_verb
 
 Outcome = Literal["all", "better", "worse", "same"]
 Mode = Literal["thinking", "silent"]
@@ -30,6 +40,7 @@ Mode = Literal["thinking", "silent"]
 SHOWN_CHARACTERS = 240  # of a question in the list; an opened row has all of it
 MAX_ROWS = 200  # of one request
 MAX_KEPT_FILES = 4  # of rows in memory
+DEFAULT_EXAM_QUESTIONS = 400  # of each set, as the verb draws them if nothing is said
 _OUTCOME_ORDER = {"worse": 0, "better": 1, "same": 2}
 _ANSWERED_SETTINGS = ("sampling", "longest_trained_reply", "models", "versions", "made")
 
@@ -58,7 +69,17 @@ def _mode_values(run: Path, mode: Mode, report: Mapping[str, Any]) -> dict[str, 
     settings = {key: report["settings"].get(key) for key in _ANSWERED_SETTINGS}
     outcomes = ("worse", "better", "same")
     counts = {name: sum(row["outcome"] == name for row in rows) for name in outcomes}
+    values["advised"] = [asdict(one) for one in advised_by_evaluation(report, _recipe_values(run))]
     return to_json(values | {"mode": mode, "settings": settings, "rows": len(rows), "counts": counts})
+
+
+def _recipe_values(run: Path) -> dict[str, Any]:
+    """Read the settings of a run; {} where its recipe is no longer YAML."""
+    try:
+        values = read_values(RunFolder(run).recipe)
+    except (UserError, OSError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def _group_values(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,11 +205,27 @@ def show_row(found: EvaluatedRows, number: int) -> dict[str, Any] | None:
     }
 
 
+def workload_of(studio: Studio, verb: EvalVerb) -> dict[str, Any]:
+    """Return what an evaluation would ask, and how long about, as JSON; raises ApiError where a file is not there."""
+    run = studio.folder.find_run(verb.run)
+    wanted = DEFAULT_EXAM_QUESTIONS if verb.exam_questions is None else verb.exam_questions
+    exams = ExamRequest(tuple(verb.exam), wanted) if verb.exam else None
+    files = tuple(studio.folder.resolve(one) for one in verb.tasks)
+    others = (studio.folder.path / one for one in studio.folder.runs())
+    found = asdict(measure_workload(run, Asked(files, exams, verb.probe, verb.thinking), others))
+    for one in found["sets"]:
+        name = one["name"]
+        is_exam = one["kind"] == "exam"
+        one["words"] = read_catalogue().sets[name].title if is_exam else evaluation_words.set_words(name)
+    return to_json(found)
+
+
 def add_proof_routes(app: FastAPI, studio: Studio) -> None:
     """Add the routes of the Proof screen: all figures of a run, its rows, and one row whole."""
 
     def show_proof(name: str) -> Response:
-        return JSONResponse(read_proof(studio.folder.find_run(name)))
+        recipe = find_recipe_and_run(studio.folder, name).recipe
+        return JSONResponse(read_proof(studio.folder.find_run(name)) | {"recipe": recipe})
 
     def find_rows(  # noqa: PLR0913 (each parameter is one of the address)
         name: str,
@@ -202,12 +239,21 @@ def add_proof_routes(app: FastAPI, studio: Studio) -> None:
         found = rows_of(evaluation_folder(studio.folder.find_run(name), mode))
         return JSONResponse(list_rows(found, outcome, named_set, search, max(0, start), max(0, count)))
 
+    async def show_workload(request: Request) -> Response:
+        verb = parse_verb(await read_body(request, studio.limits))
+        if not isinstance(verb, EvalVerb):
+            raise ApiError(400, "verb: is no evaluation; send one of eval")
+        return JSONResponse(await run_in_threadpool(workload_of, studio, verb))
+
     def show_one_row(name: str, number: int, mode: Mode = "thinking") -> Response:
         row = show_row(rows_of(evaluation_folder(studio.folder.find_run(name), mode)), number)
         if row is None:
             raise ApiError(404, f"there is no row {number}; the run was evaluated again since")
         return JSONResponse(row)
 
+    app.add_api_route(
+        "/studio/workload", show_workload, methods=["POST"], summary="Count what an evaluation would ask, and its time."
+    )
     app.add_api_route("/studio/proof/{name:path}", show_proof, summary="Show the figures of a run's evaluations.")
     app.add_api_route("/studio/proof-rows/{name:path}", find_rows, summary="Find rows of an evaluation.")
     app.add_api_route("/studio/proof-row/{name:path}", show_one_row, summary="Show a row of an evaluation.")

@@ -27,10 +27,15 @@ def split_held_out(recipe: Recipe, rows: Subset) -> tuple[Subset, Subset]:
 
     None choose where the recipe averages nothing.
     """
-    count = 0 if recipe.train.average is None else min(MOST_HELD_OUT, len(rows) // 2)
+    count = count_choosing(recipe, len(rows))
     chosen = np.zeros(len(rows), bool)
     chosen[np.arange(count) * len(rows) // max(1, count)] = True
     return select(rows.dataset, rows.example_indices[chosen]), select(rows.dataset, rows.example_indices[~chosen])
+
+
+def count_choosing(recipe: Recipe, held_out_rows: int) -> int:
+    """Return how many of the held-out rows choose a weight, and so are asked by no evaluation."""
+    return 0 if recipe.train.average is None else min(MOST_HELD_OUT, held_out_rows // 2)
 
 
 def few_rows_fault(recipe: Recipe, rows: Subset) -> str | None:

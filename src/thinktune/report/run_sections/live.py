@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from markupsafe import Markup
@@ -16,6 +17,7 @@ from thinktune.report.diagnosis_text import (
 from thinktune.report.html import BilingualText, Label, render_template
 from thinktune.report.run_charts import SYSTEM_CHARTS, clock, draw_charts, has_finite_value
 from thinktune.report.run_page import RunReport, ending_sentence, group_samples, head_values, run_state_name
+from thinktune.report.run_sections.advised_settings import AdvisedSetting, advised_by_diagnosis
 from thinktune.run import Record
 
 LATEST_KEYS = ("loss", "tokens_per_second", "memory_gib", "mfu", "learning_rate", "gradient_norm", "epoch")
@@ -40,6 +42,7 @@ def run_facts(report: RunReport) -> dict[str, Any]:
         "steps": report.steps,
         "ending": in_both(ending_sentence(report)),
         "verdict": {"state": diagnosis.state, "name": in_both(state_name(diagnosis, status.state))},
+        "advised": advised_as_json(advised_by_diagnosis(diagnosis, status.state, epochs, report.recipe_values)),
         "sentences": [in_both(sentence) for sentence in sentences if sentence.en],
         "best": {"step": best.get("step"), "loss": best.get("loss")},
         "figures": [
@@ -96,6 +99,11 @@ def render_live_charts(report: RunReport) -> Markup:
         figures_json=head_values(report, None, epochs)["figures_json"],
         system_charts={key: words for key, (_, _, words) in SYSTEM_CHARTS.items()},
     )
+
+
+def advised_as_json(settings: Sequence[AdvisedSetting]) -> list[dict[str, Any]]:
+    """Return settings that are advised as JSON."""
+    return [asdict(one) | {"name": in_both(one.name)} for one in settings]
 
 
 def in_both(label: Label) -> dict[str, str]:

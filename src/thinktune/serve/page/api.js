@@ -16,8 +16,11 @@ export function useKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
+/** Say that no server answers: at the address that this page has, or inside of the studio's screen, which starts it again. */
+export const describeOutage = (words) => (parent === window ? words.unreachable(serverAddress()) : words.unreachableInFrame);
+
 /** Return the address below which this page's server is, as a person would write it. */
-export const serverAddress = () => new URL('.', document.baseURI).href.replace(/\/$/, '');
+const serverAddress = () => new URL('.', document.baseURI).href.replace(/\/$/, '');
 
 /** List the models, each with its defaults. */
 export async function listModels() {

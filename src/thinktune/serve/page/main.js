@@ -1,6 +1,6 @@
 // The page's controls and state. Conversations are in chat.js, their display in view.js.
 
-import { listModels, serverAddress, UNREACHABLE, useKey } from './api.js';
+import { describeOutage, listModels, UNREACHABLE, useKey } from './api.js';
 import { addTurn, addVersion, pathTo, showPath, showTurn, shownTurns, versionsOf } from './branches.js';
 import * as chats from './chat.js';
 import { keepChoice } from './choices.js';
@@ -312,7 +312,7 @@ async function refresh(retry) {
 }
 
 function showUnreachable(error, retry, focused) {
-  const why = error.status === UNREACHABLE ? words.unreachable(serverAddress()) : words.failed(error.message);
+  const why = error.status === UNREACHABLE ? describeOutage(words) : words.failed(error.message);
   const button = make('button', { textContent: words.retry, onclick: retry });
   byId('problem').before(make('p', { id: 'unreachable', role: 'alert' }, `${why} `, button));
   if (focused) button.focus();

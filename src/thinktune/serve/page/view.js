@@ -1,6 +1,6 @@
 // Elements for turns and replies: built once, then updated while a reply streams in.
 
-import { serverAddress, UNREACHABLE } from './api.js';
+import { describeOutage, UNREACHABLE } from './api.js';
 import { copyButton } from './copy.js';
 import { isHidden, nameOf, ratingTools, voteBar } from './feedback.js';
 import { showMarkdown } from './markdown.js';
@@ -160,7 +160,7 @@ function seconds(value) {
 function markOf(reply) {
   if (reply.finish === 'length') return words.cut;
   if (reply.finish === 'stopped') return words.stopped;
-  if (reply.status === UNREACHABLE) return words.unreachable(serverAddress());
+  if (reply.status === UNREACHABLE) return describeOutage(words);
   return reply.finish === 'failed' ? words.failed(reply.error) : '';
 }
 

@@ -1,11 +1,11 @@
 // The frame of every screen: its navigation, the language, the theme and the key; the address decides what is inside.
 
 import { Navigation } from './components/navigation.js';
-import { Problem, SERVER_IS_BACK } from './components/problem.js';
+import { Problem } from './components/problem.js';
 import { firstLanguage, Language, setLanguage, useWords } from './language.js';
 import { html, render, useEffect, useRef, useState } from './libraries/preact.js';
 import { Place, readPlace } from './router.js';
-import { ANSWER_MS, refreshAll, ServerError, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
+import { ANSWER_MS, refreshAll, SERVER_IS_BACK, ServerError, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
 import * as file from './words/common.js';
 
 // Each comes when it is shown, for the first paint, and the others soon after, for a server that ends meanwhile.

@@ -4,6 +4,7 @@ import { useCallback, useEffect, useRef, useState } from './libraries/preact.js'
 import { root } from './router.js';
 
 export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
+export const SERVER_IS_BACK = 'studio-back'; // an event: a server that did not answer does again
 export const UNSEEN_MS = 10_000; // between looks of a tab that nobody sees, for what may end meanwhile
 export const SLOW_MS = 240_000; // at most, for an answer that a process of its own makes
 export const ANSWER_MS = 30_000; // at most, for any other; a connection may be open to nobody
@@ -18,6 +19,14 @@ export class ServerError extends Error {
   }
 }
 
+let isOut = false; // no server took the last request
+
+/** Return the error of a request that no server took. */
+function outage(message) {
+  isOut = true;
+  return new ServerError(UNREACHABLE, message);
+}
+
 /** Keep the key until the tab is closed, and let every screen try again. */
 export function useKeyFromNowOn(key) {
   sessionStorage.setItem(KEY, key);
@@ -30,15 +39,19 @@ export async function call(path, options = {}) {
   // Refusals come in the reader's language.
   const headers = { 'accept-language': document.documentElement.lang, ...options.headers, ...(key ? { authorization: `Bearer ${key}` } : {}) };
   const response = await fetch(root + path, { ...options, headers }).catch((error) => {
-    throw error.name === 'AbortError' ? error : new ServerError(UNREACHABLE, error.message);
+    throw error.name === 'AbortError' ? error : outage(error.message);
   });
+  const body = response.ok ? null : await response.json().catch(() => null);
+  if (!response.ok && !body && [502, 503, 504].includes(response.status)) throw outage(`HTTP ${response.status}`);
+  if (isOut) {
+    isOut = false;
+    dispatchEvent(new Event(SERVER_IS_BACK));
+  }
   if (response.ok) return response;
-  const body = await response.json().catch(() => null);
   if (response.status === 401 && key === sessionStorage.getItem(KEY)) { // else another key was given meanwhile
     sessionStorage.removeItem(KEY);
     dispatchEvent(new CustomEvent('studio-locked', { detail: { wasWrong: key !== null } }));
   }
-  if (!body && [502, 503, 504].includes(response.status)) throw new ServerError(UNREACHABLE, `HTTP ${response.status}`);
   throw new ServerError(response.status, body?.error?.message ?? `HTTP ${response.status}`);
 }
 

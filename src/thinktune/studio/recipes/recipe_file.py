@@ -1,5 +1,6 @@
 """A recipe's file as the page sees it: its text, its settings and its mistakes; written whole or not at all."""
 
+import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from thinktune.studio.recipes.editing import edit_recipe
 from thinktune.studio.recipes.places import faults_of_places
 
 MAX_RECIPE_BYTES = 2**20
+MOST_COPIES = 1000  # beside a recipe
 NEW_FILE = ""  # the digest of a file that is not there yet
 _WRITING = threading.Lock()  # two tabs of one studio write one after the other
 
@@ -67,6 +69,28 @@ def write_recipe_file(folder: Path, path: Path, name: Path, digest: str, text: s
     """
     with _WRITING:
         _write(folder, path, name, _current(path, name, digest), text)
+
+
+def copy_recipe_file(folder: Path, path: Path, name: Path, changes: Mapping[str, Any]) -> Path:
+    """Write a copy of a recipe with other settings beside it, under the next name that is free; return its path.
+
+    The copy's run is named by its file, so that the recipe's own run is never gone on with. Raises as
+    `write_recipe_file` does.
+    """
+    content = _read(path, name)[0]
+    text = edit_recipe(_decode(content, name), {**changes, "name": None})
+    stem = re.sub(r"-[0-9]+$", "", path.stem)
+    with _WRITING:
+        for number in range(2, MOST_COPIES):
+            other = path.with_name(f"{stem}-{number}{path.suffix}")
+            after = load_recipe_text(text, name.with_name(other.name))
+            if other.exists() or (folder / after.run_folder).exists():
+                continue
+            if faults := faults_of_places(folder, _recipe_of(content, name), after):
+                raise UserError(faults)
+            atomic_write_bytes(other, (text.encode(),))
+            return other
+    raise UserError(f"{name}: has {MOST_COPIES - 2} copies already; remove one")
 
 
 def digest_of(content: bytes) -> str:

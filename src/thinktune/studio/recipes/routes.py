@@ -27,6 +27,7 @@ from thinktune.studio.recipes.recipe_file import (
     MAX_RECIPE_BYTES,
     ChangedMeanwhileError,
     change_recipe_file,
+    copy_recipe_file,
     read_recipe_file,
     write_recipe_file,
 )
@@ -48,9 +49,17 @@ class RecipeChange(BaseModel):
     text: str | None = None
 
 
+class SettingsOfCopy(BaseModel):
+    """Settings that a copy of a recipe has instead, by key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    changes: Annotated[dict[Key, Any], Field(min_length=1, max_length=200)]
+
+
 def add_recipe_routes(app: FastAPI, studio: Studio) -> None:
     """Add the routes of the rows screen and of the plan that are about a recipe."""
     _add_recipe(app, studio)
+    _add_copy(app, studio)
     _add_facts(app, studio)
     known: dict[str, tuple[float, dict[str, Any]]] = {}
     asking = threading.BoundedSemaphore(1)
@@ -89,6 +98,31 @@ def _add_recipe(app: FastAPI, studio: Studio) -> None:
 
     app.add_api_route("/studio/recipe/{name:path}", show_recipe, summary="Show a recipe's text and settings.")
     app.add_api_route("/studio/recipe/{name:path}", put_recipe, methods=["PUT"], summary="Change or write a recipe.")
+
+
+def _add_copy(app: FastAPI, studio: Studio) -> None:
+    async def copy_recipe(name: str, request: Request) -> Response:
+        body = await read_body(request, studio.limits)
+        try:
+            asked = SettingsOfCopy.model_validate_json(body)
+        except ValidationError as error:
+            raise ApiError(400, f"changes: {error.errors(include_url=False)[0]['msg']}") from None
+        return JSONResponse({"name": await run_in_threadpool(_copy, studio.folder, name, asked.changes)})
+
+    app.add_api_route(
+        "/studio/recipe-copy/{name:path}", copy_recipe, methods=["POST"], summary="Write a changed copy of a recipe."
+    )
+
+
+def _copy(folder: StudioFolder, name: str, changes: Mapping[str, Any]) -> str:
+    """Write a copy of a recipe with other settings beside it, for a run of its own; return its name."""
+    path = folder.resolve(name)
+    try:
+        return folder.name_of(copy_recipe_file(folder.path, path, Path(name), changes))
+    except ChangedMeanwhileError as error:
+        raise ApiError(409, str(error)) from None
+    except UserError as error:
+        raise ApiError(422, "\n".join(error.faults)) from None
 
 
 def _parse_change(body: bytes) -> RecipeChange:

@@ -25,6 +25,8 @@ const wasKilled = (act) => act.state === 'died' || (act.state === 'failed' && ac
 /** Button that starts a verb, then calls `onStart` with the act; a refusal is shown below it. */
 export function ActButton({ verb, label, onStart, disabled = false, strong = true }) {
   const [state, setState] = useState({ busy: false, error: null });
+  const asked = typeof verb === 'function' ? '' : JSON.stringify(verb);
+  useEffect(() => setState((before) => ({ ...before, error: null })), [asked]); // it was about something else
   const start = async () => {
     setState({ busy: true, error: null });
     try {

@@ -2,11 +2,9 @@
 
 import { useWords } from '../language.js';
 import { html, useEffect, useState } from '../libraries/preact.js';
-import { UNREACHABLE } from '../server.js';
+import { SERVER_IS_BACK, UNREACHABLE } from '../server.js';
 import * as file from '../words/common.js';
 import { Sentence } from './sentence.js';
-
-export const SERVER_IS_BACK = 'studio-back'; // an event: a server that did not answer does again
 
 /** Show an error of the server, a text, or nothing; that no server answered is shown until one does. */
 export function Problem({ error }) {

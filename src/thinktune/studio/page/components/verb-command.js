@@ -1,9 +1,9 @@
 // The command of a verb that has not been started yet, as the server would start it.
 
 import { html, useEffect, useState } from '../libraries/preact.js';
-import { send } from '../server.js';
+import { send, SERVER_IS_BACK } from '../server.js';
 import { Command } from './command.js';
-import { Problem, SERVER_IS_BACK } from './problem.js';
+import { Problem } from './problem.js';
 
 const WAIT_MS = 150; // while a form is typed into
 

@@ -1,6 +1,7 @@
 // The proof screen: an evaluation with its progress, its figures as the report shows them, and its rows to read.
 
 import { isAlive } from '../components/act.js';
+import { NewRun } from '../components/new-run.js';
 import { NewestAct, useNewestAct } from '../components/newest-act.js';
 import { Problem } from '../components/problem.js';
 import { useWords } from '../language.js';
@@ -37,7 +38,7 @@ export function Proof({ name }) {
     ${proof?.has_model && !isAlive(act) && html`<${EvaluationForm} name=${name} proof=${proof} files=${home?.rows ?? []} onStart=${({ id }) => setStarted(id)} />`}
     ${proof?.modes.length > 1 && html`<${ModeChoice} mode=${shown.mode} onChoose=${(mode) => ask({ mode, row: '' })} />`}
     ${shown && html`<div key=${shown.mode}>
-      <${Figures} shown=${shown} />
+      <${Figures} shown=${shown}><${NewRun} recipe=${proof.recipe} run=${name} advised=${shown.advised} /><//>
       ${proof.votes && html`<h2>${words.votes}</h2><${Votes} votes=${proof.votes} />`}
       <${RowReader} name=${name} shown=${shown} asked=${asked} ask=${ask} />
     </div>`}`;

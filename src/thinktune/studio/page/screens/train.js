@@ -2,6 +2,7 @@
 
 import { Act, ActButton, isAlive, Log, NotifyButton, StateWord } from '../components/act.js';
 import { Command } from '../components/command.js';
+import { NewRun } from '../components/new-run.js';
 import { Problem } from '../components/problem.js';
 import { RunCharts } from '../components/run-charts.js';
 import { Samples } from '../components/samples.js';
@@ -62,6 +63,7 @@ function RunView({ run, navigation }) {
     ${facts.ending.en && html`<p class="verdict">${said(facts.ending)}</p>`}
     <${Progress} facts=${facts} live=${live} />
     <${Buttons} facts=${facts} navigation=${navigation} />
+    <${NewRun} recipe=${navigation.recipe} run=${facts.run} advised=${facts.advised} />
     ${shownAct && html`<${Act} id=${shownAct} key=${shownAct} showCommand=${false} openLog />`}
     <h2>${words.figures}</h2>
     <dl class="figures">${facts.figures.map((one) => html`<div key=${one.key} class=${one.direction}><dt>${said(one.name)}</dt><dd>${said(one.value)}

@@ -6,14 +6,15 @@ import { html } from '../../libraries/preact.js';
 import { formatNumber, formatWritten } from '../../numbers.js';
 import * as file from '../../words/proof.js';
 
-/** Show all figures of one mode. */
-export function Figures({ shown }) {
+/** Show all figures of one mode; what follows from the verdicts is `children`. */
+export function Figures({ shown, children }) {
   const words = useWords(file);
   const text = useText();
   const language = useLanguage();
   const { sampling } = shown.settings;
   return html`<section aria-label=${words[shown.mode]}>
     ${shown.verdicts.map((verdict) => html`<p class="verdict">${text(verdict)}</p>`)}
+    ${children}
     ${shown.sets.map((set) => html`<${QuestionSet} key=${set.name} set=${set} />`)}
     ${shown.switches.length > 0 && html`<${Table} caption=${words.switches} first=${words.mode} lines=${shown.switches} />`}
     ${shown.judge && html`<p class="small">${text(shown.judge)}</p>`}

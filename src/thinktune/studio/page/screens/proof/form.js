@@ -5,6 +5,7 @@ import { VerbCommand } from '../../components/verb-command.js';
 import { useWords } from '../../language.js';
 import { html, useState } from '../../libraries/preact.js';
 import * as file from '../../words/proof.js';
+import { Workload } from './workload.js';
 
 const MODES = { both: null, on: true, off: false }; // as the verb has them
 const QUESTIONS = 400; // of each set, as the verb draws them if nothing is said
@@ -37,6 +38,7 @@ export function EvaluationForm({ name, proof, files, onStart }) {
         <span id="judge-hint" class="hint">${words.judgeHint}</span></div>
     </div>
     <p class="ticks"><label><input type="checkbox" checked=${asked.probe} onChange=${(event) => change({ probe: event.target.checked })} /><span>${words.general}</span></label></p>
+    <${Workload} verb=${verb} finishes=${proof.modes.map((one) => one.settings.made).join()} />
     <${VerbCommand} verb=${verb} />
     <${ActButton} verb=${verb} label=${words.start} onStart=${onStart} />
   </details>`;

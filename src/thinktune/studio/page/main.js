@@ -20,6 +20,7 @@ const SCREENS = {
   'take-home': () => import('./screens/take-home.js').then(({ TakeHome }) => TakeHome),
   think: () => import('./screens/think.js').then(({ Think }) => Think),
 };
+const SIGN_OF_LIFE = 'studio/acts?count=1'; // asked for no name
 const NAVIGATION_MS = 4000;
 const RETRY_MS = 3000;
 const OTHERS_MS = 2000;
@@ -73,7 +74,7 @@ function Studio() {
 function Frame({ place, onLanguage }) {
   const words = useWords(file);
   const main = useRef(null);
-  const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null, NAVIGATION_MS);
+  const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : SIGN_OF_LIFE, NAVIGATION_MS);
   const outage = error?.status === UNREACHABLE ? error : null;
   const { Screen, error: missing } = useScreen(place.screen);
   const where = place.name ? `${place.name} · ` : '';
@@ -89,7 +90,7 @@ function Frame({ place, onLanguage }) {
     wasOut.current = Boolean(outage);
   }, [navigation, error]);
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>${words.skip}</a>
-    <${Navigation} place=${place} found=${navigation} onLanguage=${onLanguage} />
+    <${Navigation} place=${place} found=${place.name ? navigation : null} onLanguage=${onLanguage} />
     <main id="main" ref=${main} tabindex="-1">
       ${(outage || missing) && html`<div class="outage"><${Problem} error=${outage ?? missing} /></div>`}
       ${Screen && html`<${Screen} key=${`${place.screen}/${place.name}`} name=${place.name} />`}

@@ -65,7 +65,7 @@ export function upload(sent, onShare) {
   request.upload.onprogress = (event) => event.total && onShare(event.loaded / event.total);
   return new Promise((resolve, reject) => {
     request.onload = () => (request.status < 300 ? resolve() : reject(new ServerError(request.status, refusalIn(request))));
-    request.onerror = () => reject(new ServerError(UNREACHABLE, 'HTTP 0'));
+    request.onerror = () => reject(outage('HTTP 0'));
     request.send(sent);
   });
 }

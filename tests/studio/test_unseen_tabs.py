@@ -80,6 +80,8 @@ def test_a_screen_of_no_name_tells_an_outage_at_its_top_and_when_it_is_over(brow
         page.evaluate("window.back = 0; addEventListener('studio-back', () => (back += 1))")
         proxy.is_silent = True
         wind_until(page, page.locator(".outage:visible"))
+        page.clock.fast_forward(10_000)  # whatever was asked has had no answer now
+        page.wait_for_timeout(200)
         assert page.get_by_text("does not answer").and_(page.locator(":visible")).count() == 1, "said once"
         proxy.is_silent = False
         wind_until(page, page.get_by_text("does not answer"), gone=True)

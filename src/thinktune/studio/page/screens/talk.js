@@ -58,8 +58,12 @@ function Chat({ id, question, onTaken }) {
 function ChatFrame({ address, question, onTaken }) {
   const words = useWords(file);
   const [source] = useState(question ? `${address}#question=${encodeURIComponent(question)}` : address);
-  const isTaken = ({ target }) => target.contentDocument && !target.contentWindow.location.hash; // else no chat page came
-  return html`<iframe class="chat-frame" src=${source} title=${words.frame} allow="clipboard-write" onLoad=${(event) => question && isTaken(event) && onTaken()}></iframe>`;
+  const see = ({ target }) => {
+    if (!question || !target.contentDocument) return;
+    const { pathname, hash } = target.contentWindow.location;
+    if (pathname === address && !hash) onTaken(); // else no chat page came
+  };
+  return html`<iframe class="chat-frame" src=${source} title=${words.frame} allow="clipboard-write" onLoad=${see}></iframe>`;
 }
 
 /** Show how many rows and votes came of the talks, and the line that trains on the rows. */

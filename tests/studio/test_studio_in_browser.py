@@ -302,6 +302,7 @@ def test_a_small_model_is_trained_from_the_page_stopped_and_resumed_whoever_dies
 
 def test_a_browser_without_the_newest_functions_shows_the_screens(browser, folder):
     with studio_of(folder) as address, open_page(browser, "about:blank") as page:
+
         def older(route):
             reply = route.fetch()
             route.fulfill(response=reply, body=reply.text().replace("light-dark(", "of-no-browser("))

@@ -89,6 +89,35 @@ def test_a_reload_keeps_the_open_chat_and_the_draft(tab):
     assert questions(page) == ["First?", "half a quest"]
 
 
+def test_an_offered_question_has_a_chat_of_its_own_and_no_draft_is_lost(tab, address):
+    def offer(question):
+        page.goto("about:blank")
+        page.goto(f"{address}/#question={question}")
+        ready(page)
+
+    page = tab()
+    answered(page, "First?")
+    page.fill("#question", "half a quest")
+    offer("Why")
+    offer("Who")
+    reload(page)
+    assert page.input_value("#question") == "Who"
+    assert questions(page) == []
+    page.click("#send")
+    page.locator(".question .text", has_text="Who").wait_for()
+    page.locator("#send").wait_for()
+    offer("When")
+    page.click("#history .title >> text=First?")
+    assert questions(page) == ["First?"]
+    assert page.input_value("#question") == "half a quest"
+    page.click("#new")
+    page.fill("#question", "of no chat yet")
+    offer("Where")
+    page.fill("#question", "")
+    page.click("#new")
+    assert page.input_value("#question") == "of no chat yet"
+
+
 def test_a_reload_in_the_middle_of_a_reply_keeps_what_came(tab):
     page = tab()
     ask(page, "Long?", "slow")

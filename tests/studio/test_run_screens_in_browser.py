@@ -137,6 +137,21 @@ def test_what_is_seen_of_the_rows_is_a_link_a_text_and_a_question(browser, folde
         assert box.input_value() == "Question 292?"
         box.press("Enter")
         page.frame_locator("iframe").get_by_text("Blood.").wait_for()
+        assert page.url == f"{address}/talk/runs/one", "the chat has the question now"
+        page.get_by_role("button", name="中文").click()
+        page.frame_locator("iframe").get_by_text("Blood.").wait_for()
+        assert box.input_value() == ""
+
+
+def test_a_question_of_any_length_is_carried_to_talk(browser, folder):
+    rows = folder / "runs/one/eval/rows.jsonl"
+    first = json.loads(rows.read_text(encoding="utf-8").splitlines()[0])
+    write_json_lines(rows, [first | {"question": "Why? " * 20_000}])
+    with studio_of(folder) as address, open_page(browser, f"{address}/proof/runs/one") as page:
+        page.locator(".row-line").click()
+        page.get_by_role("link", name="Ask it in Talk").click()
+        page.reload()
+        page.locator(".as-written", has_text="Why? Why?").wait_for(timeout=10_000)
 
 
 def test_an_evaluations_command_says_what_the_form_says(browser, folder):

@@ -298,3 +298,32 @@ def test_a_small_model_is_trained_from_the_page_stopped_and_resumed_whoever_dies
     context.close()
     studio.kill()
     studio.wait()
+
+
+def test_a_browser_without_the_newest_functions_shows_the_screens(browser, folder):
+    with studio_of(folder) as address, open_page(browser, "about:blank") as page:
+
+        def older(route):
+            reply = route.fetch()
+            route.fulfill(response=reply, body=reply.text().replace("light-dark(", "of-no-browser("))
+
+        page.add_init_script("delete AbortSignal.any")
+        page.route("**/*.css", older)
+        page.goto(address)
+        page.get_by_role("link", name="one.yaml").click()
+        page.get_by_role("link", name="Train").click()
+        page.locator(".samples .pair").wait_for(timeout=10_000)
+        grounds = page.locator("body, .report-charts").evaluate_all(
+            "all => all.map((one) => [getComputedStyle(one).backgroundColor, getComputedStyle(one).getPropertyValue('--train')])"
+        )
+        assert grounds[0][0] == "rgb(247, 248, 250)"
+        assert grounds[1][1].startswith("#")
+        assert not page.get_by_role("alert").count()
+
+
+def test_an_address_of_no_screen_says_so(browser, folder):
+    with studio_of(folder) as address, open_page(browser, address) as page:
+        page.get_by_role("link", name="one.yaml").wait_for()
+        page.evaluate("history.pushState(null, '', '/constructor'); dispatchEvent(new PopStateEvent('popstate'))")
+        page.get_by_text("There is no such screen.").wait_for(timeout=5_000)
+        assert page.title() == "Home · thinktune"

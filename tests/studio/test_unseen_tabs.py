@@ -69,6 +69,25 @@ def test_a_server_that_takes_what_is_asked_and_never_answers_is_told_and_found_a
         page.get_by_role("link", name="two.yaml").wait_for()
 
 
+@pytest.mark.parametrize("screen", ["", "rows"])
+def test_a_screen_of_no_name_tells_an_outage_at_its_top_and_when_it_is_over(browser, folder, screen):
+    with (
+        studio_of(folder) as address,
+        proxy_before(address) as proxy,
+        page_with_clock(browser, f"{proxy.address}/{screen}") as page,
+    ):
+        page.get_by_role("link", name="one.yaml").wait_for()
+        page.evaluate("window.back = 0; addEventListener('studio-back', () => (back += 1))")
+        proxy.is_silent = True
+        wind_until(page, page.locator(".outage:visible"))
+        page.clock.fast_forward(10_000)  # whatever was asked has had no answer now
+        page.wait_for_timeout(200)
+        assert page.get_by_text("does not answer").and_(page.locator(":visible")).count() == 1, "said once"
+        proxy.is_silent = False
+        wind_until(page, page.get_by_text("does not answer"), gone=True)
+        assert page.evaluate("back"), "a refused button forgets its sentence"
+
+
 def test_a_screen_that_asks_once_asks_again_after_no_answer(browser, folder):
     with (
         studio_of(folder) as address,

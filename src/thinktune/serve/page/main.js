@@ -196,6 +196,7 @@ function open(opened) {
   toEnd();
   showList();
   openMenu(false);
+  writeQuestion(store.takeDraft(chat, byId('question').value));
   byId('question').focus();
 }
 
@@ -420,21 +421,16 @@ function addListeners() {
   });
 }
 
-/** Show what this tab had open before it was loaded again. */
+/** Show what this tab had open before it was loaded again, or in a new chat the question that the address offers. */
 function restoreTab() {
+  const offered = new URLSearchParams(location.hash.slice(1)).get('question'); // #question=…, from the studio
+  if (offered) {
+    history.replaceState(history.state, '', location.pathname + location.search);
+    store.takeOffer(offered);
+  }
   const { open: id, draft } = store.readTab();
-  open(store.readChat(id) ?? chats.newChat());
-  writeQuestion(draft);
-  if (!draft) offerQuestion();
-}
-
-/** Put the question that the address offers (#question=…, from the studio) into its box; it is no draft until it is typed in. */
-function offerQuestion() {
-  const offered = new URLSearchParams(location.hash.slice(1)).get('question');
-  if (!offered) return;
-  history.replaceState(history.state, '', location.pathname + location.search);
-  byId('question').value = offered;
-  fit(byId('question'));
+  writeQuestion(offered || draft);
+  open((!offered && store.readChat(id)) || chats.newChat());
 }
 
 /** Put a question into its box, which grows with it, and keep it over a reload. */

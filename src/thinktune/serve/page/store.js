@@ -8,6 +8,8 @@ const CHAT = 'thinktune.chat.';
 const SETTINGS = 'thinktune.settings';
 const OPEN = 'thinktune.open';
 const DRAFT = 'thinktune.draft';
+const OFFER = 'thinktune.offer';
+const ASIDE = 'thinktune.aside';
 const known = new WeakMap(); // of each chat, what was last read or stored: its turns (id to JSON), its title, what is shown
 
 /** Read all chats that hold a turn, newest first. */
@@ -102,6 +104,28 @@ export function keepOpen(id) {
 
 export function keepDraft(text) {
   write('sessionStorage', DRAFT, text);
+}
+
+/** Make an offered question the draft; what stood there is kept for the chat that was open, unless it was an offer as well. */
+export function takeOffer(question) {
+  const { open, draft } = readTab();
+  const aside = read('sessionStorage', ASIDE) ?? {};
+  if (draft.trim() && draft !== read('sessionStorage', OFFER)) write('sessionStorage', ASIDE, { ...aside, [open]: [aside[open], draft].filter(Boolean).join('\n\n') });
+  write('sessionStorage', OFFER, question);
+  keepDraft(question);
+}
+
+/** Return what stands in the box when a chat is opened: what is `typed` there already, else the draft kept for this chat. */
+export function takeDraft(chat, typed) {
+  const isOffer = typed === read('sessionStorage', OFFER) && chat.turns.length; // which has a chat of its own
+  if (typed.trim() && !isOffer) return typed;
+  const aside = read('sessionStorage', ASIDE) ?? {};
+  const mine = Object.keys(aside).filter((id) => id === chat.id || (!chat.turns.length && !readChat(id))); // a new one takes those of none
+  if (!mine.length) return typed;
+  const draft = mine.map((id) => aside[id]).join('\n\n');
+  for (const id of mine) delete aside[id];
+  write('sessionStorage', ASIDE, aside);
+  return draft;
 }
 
 function remember(chat) {

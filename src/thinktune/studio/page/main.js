@@ -10,6 +10,7 @@ import * as file from './words/common.js';
 
 // Each comes when it is shown, for the first paint, and the others soon after, for a server that ends meanwhile.
 const SCREENS = {
+  __proto__: null, // 'constructor' is no screen
   '': () => import('./screens/home.js').then(({ Home }) => Home),
   rows: () => import('./screens/rows.js').then(({ Rows }) => Rows),
   plan: () => import('./screens/plan.js').then(({ Plan }) => Plan),
@@ -19,6 +20,7 @@ const SCREENS = {
   'take-home': () => import('./screens/take-home.js').then(({ TakeHome }) => TakeHome),
   think: () => import('./screens/think.js').then(({ Think }) => Think),
 };
+const SIGN_OF_LIFE = 'studio/acts?count=1'; // asked for no name
 const NAVIGATION_MS = 4000;
 const RETRY_MS = 3000;
 const OTHERS_MS = 2000;
@@ -72,12 +74,12 @@ function Studio() {
 function Frame({ place, onLanguage }) {
   const words = useWords(file);
   const main = useRef(null);
-  const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : null, NAVIGATION_MS);
+  const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : SIGN_OF_LIFE, NAVIGATION_MS);
   const outage = error?.status === UNREACHABLE ? error : null;
   const { Screen, error: missing } = useScreen(place.screen);
   const where = place.name ? `${place.name} · ` : '';
   useEffect(() => {
-    document.title = `${where}${words.screens[place.screen] ?? words.home} · thinktune`;
+    document.title = `${where}${(place.screen in SCREENS && words.screens[place.screen]) || words.home} · thinktune`;
   }, [place, words]);
   const wasOut = useRef(false);
   useEffect(() => {
@@ -88,7 +90,7 @@ function Frame({ place, onLanguage }) {
     wasOut.current = Boolean(outage);
   }, [navigation, error]);
   return html`<a class="skip" href="#main" onClick=${(event) => (event.preventDefault(), main.current.focus())}>${words.skip}</a>
-    <${Navigation} place=${place} found=${navigation} onLanguage=${onLanguage} />
+    <${Navigation} place=${place} found=${place.name ? navigation : null} onLanguage=${onLanguage} />
     <main id="main" ref=${main} tabindex="-1">
       ${(outage || missing) && html`<div class="outage"><${Problem} error=${outage ?? missing} /></div>`}
       ${Screen && html`<${Screen} key=${`${place.screen}/${place.name}`} name=${place.name} />`}

@@ -20,6 +20,12 @@ export function addressOf(screen, name = '', query = {}) {
   return root + parts.join('/') + (asked ? `?${asked}` : '');
 }
 
+/** Return the address of the talk screen with a question in its box: in the fragment, where no length is too much. */
+export const addressOfTalk = (name, question) => `${addressOf('talk', name)}#question=${encodeURIComponent(question)}`;
+
+/** Return the question that the address of the talk screen offers; null where there is none. */
+export const offeredQuestion = () => new URLSearchParams(location.hash.slice(1)).get('question');
+
 /** Go to another screen, as a link would. */
 export function go(address) {
   history.pushState(null, '', address);

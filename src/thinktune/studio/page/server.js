@@ -65,7 +65,7 @@ export function upload(sent, onShare) {
   request.upload.onprogress = (event) => event.total && onShare(event.loaded / event.total);
   return new Promise((resolve, reject) => {
     request.onload = () => (request.status < 300 ? resolve() : reject(new ServerError(request.status, refusalIn(request))));
-    request.onerror = () => reject(new ServerError(UNREACHABLE, 'HTTP 0'));
+    request.onerror = () => reject(outage('HTTP 0'));
     request.send(sent);
   });
 }
@@ -94,11 +94,14 @@ export async function get(path, { signal, waitMs = ANSWER_MS } = {}) {
 /** Return a signal that is aborted with another one, or when what `wait(ms)` waits for has not come. */
 function limited(other) {
   const own = new AbortController();
+  const follow = () => own.abort(); // AbortSignal.any is of 2024
   let timer = 0;
+  if (other?.aborted) follow();
+  other?.addEventListener('abort', follow);
   return {
-    signal: other ? AbortSignal.any([own.signal, other]) : own.signal,
+    signal: own.signal,
     wait: (ms) => (clearTimeout(timer), (timer = setTimeout(() => own.abort(), ms))),
-    end: () => clearTimeout(timer),
+    end: () => (clearTimeout(timer), other?.removeEventListener('abort', follow)),
     isOver: () => own.signal.aborted && !other?.aborted,
   };
 }

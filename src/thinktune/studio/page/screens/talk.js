@@ -8,7 +8,7 @@ import { VerbCommand } from '../components/verb-command.js';
 import { useLanguage, useWords } from '../language.js';
 import { html, useState } from '../libraries/preact.js';
 import { formatNumber } from '../numbers.js';
-import { readPlace, root } from '../router.js';
+import { offeredQuestion, replaceQuery, root } from '../router.js';
 import { inPath, useServer } from '../server.js';
 import * as file from '../words/talk.js';
 
@@ -20,11 +20,15 @@ export function Talk({ name }) {
   const words = useWords(file);
   const act = useNewestAct('serve', 'run', name); // whose fault is shown if it failed
   const [waits, setWaits] = useState(false);
-  const [question] = useState(() => readPlace().query.get('question')); // of a row of the proof
+  const [question, setQuestion] = useState(offeredQuestion); // of a row of the proof
   const { value: talk, error } = useServer(`studio/talk/${inPath(name)}`, waits ? SOON_MS : LATER_MS);
   const served = talk?.served[0];
   const loading = Boolean(served && !served.ready);
   if (loading !== waits) setWaits(loading);
+  const taken = () => {
+    setQuestion(null);
+    replaceQuery({});
+  };
   const verb = { verb: 'serve', run: name };
   const watched = served?.id ?? (['failed', 'died'].includes(act?.state) ? act.id : null);
   return html`<h1>${words.title}</h1>
@@ -37,17 +41,29 @@ export function Talk({ name }) {
     </div>`}
     ${question && talk && !served && html`<p>${words.asks}</p><p class="as-written" lang="">${question}</p>`}
     ${loading && html`<p role="status">${words.loading}</p>`}
-    ${served?.ready && html`<${Chat} id=${served.id} question=${question} />`}
+    ${served?.ready && html`<${Chat} id=${served.id} question=${question} onTaken=${taken} />`}
     ${watched && html`<details class="fold" open=${!served?.ready}><summary>${words.server}</summary><${Act} id=${watched} key=${watched} /></details>`}
     ${talk && html`<${Said} talk=${talk} />`}`;
 }
 
-function Chat({ id, question }) {
+function Chat({ id, question, onTaken }) {
   const words = useWords(file);
   const language = useLanguage(); // which the chat page reads when it is loaded; it keeps its chat and its draft
   const address = `${root}chat/${id}/`;
-  return html`<iframe class="chat-frame" key=${language} src=${question ? `${address}#question=${encodeURIComponent(question)}` : address} title=${words.frame} allow="clipboard-write"></iframe>
+  return html`<${ChatFrame} key=${language} address=${address} question=${question} onTaken=${onTaken} />
     <p class="small"><a href=${address} target="_blank" rel="noopener">${words.alone}</a></p>`;
+}
+
+/** Load the chat page; a question is offered to it once, and is then the chat page's to keep. */
+function ChatFrame({ address, question, onTaken }) {
+  const words = useWords(file);
+  const [source] = useState(question ? `${address}#question=${encodeURIComponent(question)}` : address);
+  const see = ({ target }) => {
+    if (!question || !target.contentDocument) return;
+    const { pathname, hash } = target.contentWindow.location;
+    if (pathname === address && !hash) onTaken(); // else no chat page came
+  };
+  return html`<iframe class="chat-frame" src=${source} title=${words.frame} allow="clipboard-write" onLoad=${see}></iframe>`;
 }
 
 /** Show how many rows and votes came of the talks, and the line that trains on the rows. */

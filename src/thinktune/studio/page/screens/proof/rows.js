@@ -7,7 +7,7 @@ import { useText } from '../../components/texts.js';
 import { useLanguage, useWords } from '../../language.js';
 import { html, useCallback, useEffect, useState } from '../../libraries/preact.js';
 import { formatNumber } from '../../numbers.js';
-import { addressOf, Link } from '../../router.js';
+import { addressOfTalk, Link } from '../../router.js';
 import { get, inPath } from '../../server.js';
 import * as file from '../../words/proof.js';
 
@@ -96,7 +96,7 @@ function Row({ name, mode, number, stamp }) {
     </div>`}
     <div class="two-sides"><${Reply} title=${words.base} reply=${row.base} /><${Reply} title=${words.tuned} reply=${row.tuned} /></div>
     <p class="actions"><${CopyButton} text=${asText(row, words)} label=${words.copyRow} what=${words.copyRow} />
-      <${Link} class="button" to=${addressOf('talk', name, { question: row.question })}>${words.askInTalk}<//></p>
+      <${Link} class="button" to=${addressOfTalk(name, row.question)}>${words.askInTalk}<//></p>
   </article>`;
 }
 

@@ -136,7 +136,7 @@ def test_places_and_disks_that_do_not_do_are_refused_before_anything_is_loaded(r
     with pytest.raises(UserError, match="is a file"):
         export_model(source, [copying(source)], tmp_path / "file", quiet)
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: SimpleNamespace(free=3 * 2**30))
-    with pytest.raises(UserError, match=r"has 3.00 GiB free, and the exports need 4.06; free 1.06 GiB"):
+    with pytest.raises(UserError, match=r"has 3.00 GiB free, and the exports need 4.06 GiB; free 1.07 GiB"):
         export_model(source, [copying(source, size=2 * 2**30), copying(source, "b", size=2 * 2**30)], tmp_path, quiet)
 
 

@@ -1,5 +1,6 @@
 """Plans: quality first, then speed, within the card's memory; their texts; cards by name; settings of a run."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -88,7 +89,7 @@ def test_a_plan_that_fits_nothing_names_the_card_that_would_do():
     planned = make_plan(train_config(), workload(), find_card("2GiB"))
     assert planned.chosen is None
     least = min(option.needed_bytes for option in planned.options) / GIB
-    assert f"a card of {least / (1 - plan.FREE_MEMORY_MARGIN):.1f} GiB" in planned.reason
+    assert f"a card of {math.ceil(10 * least / (1 - plan.FREE_MEMORY_MARGIN)) / 10:.1f} GiB" in planned.reason
     plain = plan_as_dict(planned)
     assert not any(option["fits"] or option["chosen"] for option in plain["options"])
     assert plain["card_gib"] == 2

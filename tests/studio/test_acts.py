@@ -203,7 +203,8 @@ def test_an_act_whose_watcher_alone_was_killed_runs_on_and_can_be_stopped(acts):
     kill_watcher(acts, id)
     assert acts.find(id).state == "running"
     assert [act.id for act in acts.alive()] == [id]
-    assert acts.stop(id).stopping
+    asked = acts.stop(id)
+    assert asked.stopping or asked.state == "stopped"  # it may end at once
     act = ended(acts, id)
     assert (act.state, act.errors) == ("stopped", [])
 

@@ -5,7 +5,7 @@ import { Problem } from './components/problem.js';
 import { firstLanguage, Language, setLanguage, useWords } from './language.js';
 import { html, render, useEffect, useRef, useState } from './libraries/preact.js';
 import { Place, readPlace } from './router.js';
-import { ANSWER_MS, refreshAll, SERVER_IS_BACK, ServerError, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
+import { ANSWER_MS, refreshAll, SERVER_IS_BACK, SERVER_IS_OUT, ServerError, UNREACHABLE, useKeyFromNowOn, useServer } from './server.js';
 import * as file from './words/common.js';
 
 // Each comes when it is shown, for the first paint, and the others soon after, for a server that ends meanwhile.
@@ -75,7 +75,18 @@ function Frame({ place, onLanguage }) {
   const words = useWords(file);
   const main = useRef(null);
   const { value: navigation, error } = useServer(place.name ? `studio/navigation?name=${encodeURIComponent(place.name)}` : SIGN_OF_LIFE, NAVIGATION_MS);
-  const outage = error?.status === UNREACHABLE ? error : null;
+  const [met, setMet] = useState(null); // by whatever asked first
+  const outage = error?.status === UNREACHABLE ? error : met;
+  useEffect(() => {
+    const tell = ({ detail }) => setMet(detail);
+    const forget = () => setMet(null);
+    addEventListener(SERVER_IS_OUT, tell);
+    addEventListener(SERVER_IS_BACK, forget);
+    return () => {
+      removeEventListener(SERVER_IS_OUT, tell);
+      removeEventListener(SERVER_IS_BACK, forget);
+    };
+  }, []);
   const { Screen, error: missing } = useScreen(place.screen);
   const where = place.name ? `${place.name} · ` : '';
   useEffect(() => {

@@ -4,6 +4,7 @@ import { useCallback, useEffect, useRef, useState } from './libraries/preact.js'
 import { root } from './router.js';
 
 export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
+export const SERVER_IS_OUT = 'studio-out'; // an event: no server took a request
 export const SERVER_IS_BACK = 'studio-back'; // an event: a server that did not answer does again
 export const UNSEEN_MS = 10_000; // between looks of a tab that nobody sees, for what may end meanwhile
 export const SLOW_MS = 240_000; // at most, for an answer that a process of its own makes
@@ -23,8 +24,12 @@ let isOut = false; // no server took the last request
 
 /** Return the error of a request that no server took. */
 function outage(message) {
-  isOut = true;
-  return new ServerError(UNREACHABLE, message);
+  const error = new ServerError(UNREACHABLE, message);
+  if (!isOut) {
+    isOut = true;
+    dispatchEvent(new CustomEvent(SERVER_IS_OUT, { detail: error })); // the frame tells it, whoever asked
+  }
+  return error;
 }
 
 /** Keep the key until the tab is closed, and let every screen try again. */

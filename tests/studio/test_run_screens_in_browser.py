@@ -347,8 +347,9 @@ def test_a_failed_button_of_the_first_screen_forgets_what_is_over(browser, folde
         ticks.nth(2).check()
         page.get_by_text("no", exact=True).wait_for(state="detached")
         page.get_by_role("button", name="Side by side").click()
-        page.get_by_text("The studio does not answer").wait_for()
-        page.get_by_text("The studio does not answer").wait_for(state="detached")
+        dead = page.get_by_text("The studio does not answer")
+        dead.locator("visible=true").wait_for()  # said once
+        dead.first.wait_for(state="detached")
 
 
 def test_the_plan_of_a_run_that_has_ended_starts_none_and_a_served_model_is_told_of(browser, folder):

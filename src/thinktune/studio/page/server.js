@@ -4,6 +4,7 @@ import { useCallback, useEffect, useRef, useState } from './libraries/preact.js'
 import { root } from './router.js';
 
 export const UNREACHABLE = 'unreachable'; // the status of an error where no server answered
+const TYPING_MS = 150; // of rest while a form is typed into
 export const SERVER_IS_OUT = 'studio-out'; // an event: no server took a request
 export const SERVER_IS_BACK = 'studio-back'; // an event: a server that did not answer does again
 export const UNSEEN_MS = 10_000; // between looks of a tab that nobody sees, for what may end meanwhile
@@ -201,6 +202,34 @@ export function useServer(path, everyMs = 0, { unseenMs = 0, waitMs } = {}) {
   const error = mine ? state.error : null;
   useAgain(refresh, isAsking, { everyMs, unseenMs, error });
   return { value: mine ? state.value : null, error, refresh };
+}
+
+/**
+ * Ask what the server makes of a value that a form holds, by POST: again as it changes, when `again` does, and when a server
+ * that did not answer does. Returns {value, error}; one of them is null.
+ */
+export function useAnswer(path, asked, again = null) {
+  const [state, setState] = useState({ value: null, error: null });
+  const body = JSON.stringify(asked);
+  useEffect(() => {
+    let gone = false;
+    const ask = async () => {
+      try {
+        const value = await send('POST', path, JSON.parse(body));
+        if (!gone) setState({ value, error: null });
+      } catch (error) {
+        if (!gone) setState({ value: null, error });
+      }
+    };
+    const timer = setTimeout(ask, state.value ? TYPING_MS : 0);
+    addEventListener(SERVER_IS_BACK, ask);
+    return () => {
+      gone = true;
+      clearTimeout(timer);
+      removeEventListener(SERVER_IS_BACK, ask);
+    };
+  }, [path, body, again]);
+  return state;
 }
 
 /** Yield the events of a stream, each as its parsed data, until it ends or `signal` is aborted; throws where it falls silent. */

@@ -4,9 +4,10 @@ import json
 import os
 import subprocess
 import sys
-import time
+from functools import partial
 
 import pytest
+from support import waiting
 from support.card_locks import HOLDER
 from support.runs import quiet, settings
 
@@ -14,12 +15,7 @@ from thinktune.config.loading import dump_recipe
 from thinktune.progress import PROGRESS_FILE_VARIABLE
 from thinktune.train import train
 
-
-def wait_until(happens, seconds=240):
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+wait_until = partial(waiting.wait_until, seconds=240)
 
 
 @pytest.mark.slow

@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
+from support import waiting
 from support.hub_client import HUBS, LOCATE, at_once, environment
 from support.hub_server import Fault, HubServer
 
@@ -25,11 +27,7 @@ def written(tmp_path, monkeypatch):
     return lambda: json.loads(path.read_text()) if path.exists() else {"what": None, "done": -1, "total": -1}
 
 
-def wait_until(happens, seconds=20):
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_until = partial(waiting.wait_until, seconds=20)
 
 
 @pytest.mark.slow

@@ -5,11 +5,12 @@ import random
 import re
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support import waiting
 from support.hub_client import HUBS, at_once, contents, environment, locate
 from support.hub_server import Fault
 from support.push_client import TOKENS, Outcome, Pusher
@@ -268,11 +269,7 @@ def test_a_killed_push_leaves_no_model_and_the_same_command_ends_it(name, model,
     assert hub.contents("clinic/killed") == visible(model)
 
 
-def wait_until(reached) -> None:
-    until = time.monotonic() + 120
-    while not reached():
-        assert time.monotonic() < until
-        time.sleep(0.02)
+wait_until = partial(waiting.wait_until, seconds=120)
 
 
 def test_parts_of_a_large_file_become_it_again(model, hubs, pusher):

@@ -5,9 +5,11 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
+from support import waiting
 from support.api_server import ScriptedBackend, serving
 
 from thinktune.http import ApiError, Limits
@@ -70,11 +72,7 @@ def open_request(address, content):
     return connection
 
 
-def wait_until(holds):
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_until = partial(waiting.wait_until, seconds=60)
 
 
 def test_a_short_prompt_does_not_wait_for_twenty_long_ones(address, gated):

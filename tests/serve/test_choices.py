@@ -4,10 +4,12 @@ import json
 import threading
 import time
 from contextlib import closing
+from functools import partial
 
 import httpx
 import pytest
 from openai import OpenAI
+from support import waiting
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 from support.generation import decided
 
@@ -187,8 +189,4 @@ def test_a_choice_that_fails_fails_the_response_and_frees_the_places(tokenizer):
         assert ask(address, n=4, seed=60).status_code == 200
 
 
-def wait_until(holds):
-    deadline = time.monotonic() + 60
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_until = partial(waiting.wait_until, seconds=60)

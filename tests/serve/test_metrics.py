@@ -2,10 +2,11 @@
 
 import socket
 import threading
-import time
+from functools import partial
 
 import httpx
 import pytest
+from support import waiting
 from support.api_server import QUESTION, ScriptedBackend, scripted_model, serving
 
 from thinktune.http import Limits
@@ -30,11 +31,7 @@ def read(address, **options):
     return samples(answered.text)
 
 
-def wait_until(holds):
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_until = partial(waiting.wait_until, seconds=20)
 
 
 class Fails(ScriptedBackend):

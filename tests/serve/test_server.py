@@ -3,10 +3,12 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import httpx
 import pytest
 import torch
+from support import waiting
 from support.api_server import ScriptedBackend, scripted_model, serving
 from support.chat_server import refuse
 from support.chat_server import serving as upstream_serving
@@ -126,11 +128,7 @@ def test_a_model_answers_to_its_aliases_and_the_only_one_to_any_name():
         assert post_chat(address, model="gpt-5").json()["model"] == "base"
 
 
-def wait_until(holds):
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+wait_until = partial(waiting.wait_until, seconds=20)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from support import waiting
 
 from thinktune.http import ApiError
 from thinktune.run.lock import is_held
@@ -81,11 +83,7 @@ def start(acts, todo, name="mine.yaml"):
     return acts.start(parse_verb(json.dumps({"verb": "train", "recipe": name}).encode())).id
 
 
-def wait_until(happens, seconds=30):
-    deadline = time.monotonic() + seconds
-    while not happens():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+wait_until = partial(waiting.wait_until, seconds=30)
 
 
 def ended(acts, id):

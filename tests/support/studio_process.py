@@ -5,9 +5,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
+from functools import partial
 
+from support import waiting
 from thinktune.files import read_json
 from thinktune.run.lock import is_held
 from thinktune.studio.act_process import ActFolder
@@ -20,12 +21,7 @@ def free_port() -> int:
         return taken.getsockname()[1]
 
 
-def wait_until(happens, seconds=PATIENCE_SECONDS):
-    deadline = time.monotonic() + seconds
-    while not (found := happens()):
-        assert time.monotonic() < deadline, happens
-        time.sleep(0.05)
-    return found
+wait_until = partial(waiting.wait_until, seconds=PATIENCE_SECONDS)
 
 
 class StudioProcess:
